@@ -1,0 +1,24 @@
+"""Who is asking. Layer: contracts. Unix counterpart: ``struct cred``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ROOT_ZONE_ID = "root"
+"""The one zone of a standalone filesystem."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperationContext:
+    """The identity that every call carries and every mutation records.
+
+    ``run_id`` groups the mutations of one run of an agent, so that they can be found and undone
+    together. Frozen: share it freely between threads.
+    """
+
+    user_id: str
+    agent_id: str | None = None
+    zone_id: str = ROOT_ZONE_ID
+    groups: tuple[str, ...] = ()
+    is_admin: bool = False
+    run_id: str | None = None

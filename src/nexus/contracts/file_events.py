@@ -1,0 +1,38 @@
+"""FileEvent: one committed change, as the journal keeps it. Layer: contracts.
+
+Unix counterpart: ``struct inotify_event``, with the revision that makes a watch resumable.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+FILE_WRITE = "file_write"
+FILE_DELETE = "file_delete"
+FILE_RENAME = "file_rename"
+METADATA_CHANGE = "metadata_change"
+DIR_CREATE = "dir_create"
+DIR_DELETE = "dir_delete"
+MOUNT = "mount"
+UNMOUNT = "unmount"
+
+
+class FileEvent(msgspec.Struct, frozen=True, array_like=True):
+    """One change to one path. ``revision`` orders events within a zone; a batch shares one.
+
+    ``new_path`` is set for a rename; a renamed or deleted directory is one event that stands for
+    everything beneath it. ``timestamp_ns`` is nanoseconds since the Unix epoch.
+    """
+
+    kind: str
+    path: str
+    user_id: str
+    timestamp_ns: int
+    zone_id: str
+    revision: int = 0
+    new_path: str | None = None
+    etag: str = ""
+    size: int = 0
+    version: int = 0
+    agent_id: str | None = None
+    run_id: str | None = None

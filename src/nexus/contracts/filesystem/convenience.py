@@ -1,0 +1,449 @@
+"""The concrete half of NexusFilesystem: calls that only compose the system calls.
+
+Layer: contracts. No state, no storage and no lock of its own: whatever implements
+:class:`~nexus.contracts.filesystem.syscalls.Syscalls` gets all of these by inheritance.
+"""
+
+from __future__ import annotations
+
+import builtins
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from nexus.contracts.context import OperationContext
+from nexus.contracts.errors import (
+    ConflictError,
+    InvalidArgumentError,
+    PathNotDirectoryError,
+    PathNotFoundError,
+)
+from nexus.contracts.filesystem.syscalls import Precondition, Syscalls, WriteRequest
+from nexus.contracts.metadata import DT_DIR, Buffer, DirectoryPage, Stat
+from nexus.contracts.object_store import PIECE_BYTES
+
+WALK_PAGE = 1000
+"""Entries fetched at a time by calls that walk a tree."""
+
+EDIT_TIMEOUT_S = 30.0
+"""How long :meth:`NexusFilesystem.edit` retries against concurrent writers."""
+
+GREP_MAX_FILE_BYTES = 64 << 20
+"""Files above this size are reported by grep as skipped, not searched."""
+
+
+class GrepMatch(NamedTuple):
+    """One matching line; ``line_number`` counts from 1."""
+
+    path: str
+    line_number: int
+    line: str
+
+
+class GrepResult(list[GrepMatch]):
+    """Matches; ``truncated`` says the limit cut them, ``skipped`` names files not searched."""
+
+    truncated: bool = False
+    skipped: list[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.skipped = []
+
+
+class NexusFilesystem(Syscalls):
+    """The published contract: what :func:`nexus.sdk.connect` returns, in every mode."""
+
+    # -- content by path ----------------------------------------------------------------------
+
+    def read(
+        self,
+        path: str,
+        count: int | None = None,
+        offset: int = 0,
+        *,
+        version: int | None = None,
+        context: OperationContext | None = None,
+    ) -> bytes:
+        """Return a file's bytes, or ``count`` of them from ``offset``. Errors: as sys_read."""
+        return self.sys_read(path, count, offset, version=version, context=context)
+
+    def write(
+        self,
+        path: str,
+        buf: Buffer | str | Iterable[Buffer],
+        *,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+        context: OperationContext | None = None,
+    ) -> Stat:
+        """Replace or create a file whole, with its missing parents; readers see old or new.
+
+        A str is stored as UTF-8; an iterable of pieces streams content of any size in bounded
+        memory. Returns what sys_write returns. Errors: ConflictError when a precondition fails,
+        PathIsDirectoryError, PathNotDirectoryError, NoSpaceError.
+        """
+        condition = _precondition(if_match, if_none_match)
+        request = WriteRequest(path, _bytes(buf), precondition=condition)
+        return self._write_many((request,), context)[0]
+
+    def append(
+        self, path: str, buf: Buffer | str, *, context: OperationContext | None = None
+    ) -> Stat:
+        """Add to the end of a file, creating it; concurrent appends lose nothing."""
+        return self._write_many((WriteRequest(path, _bytes(buf), append=True),), context)[0]
+
+    def edit(
+        self,
+        path: str,
+        change: Callable[[bytes], Buffer] | Iterable[tuple[str, str]],
+        *,
+        context: OperationContext | None = None,
+    ) -> Stat:
+        """Change a file by a function of its bytes, or by (old, new) text replacements.
+
+        Atomic under concurrency: the change is computed again when another writer came first.
+        Each old text must occur exactly once. Errors: InvalidArgumentError when it does not,
+        ConflictError when writers kept coming first for 30 seconds.
+        """
+        apply = change if callable(change) else _replacer(path, list(change))
+        deadline = time.monotonic() + EDIT_TIMEOUT_S
+        pause = 0.0001
+        while True:
+            stat = self.sys_stat(path, context=context)
+            if stat is None:
+                raise PathNotFoundError("edit", path, "no such file")
+            content = self.sys_read(path, context=context)
+            try:
+                return self._replace_if_unchanged(path, stat, content, apply, context)
+            except ConflictError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(random.uniform(0, pause))  # noqa: S311 - jitter, not a secret
+            pause = min(pause * 2, 0.05)
+
+    def _replace_if_unchanged(
+        self,
+        path: str,
+        stat: Stat,
+        content: bytes,
+        apply: Callable[[bytes], Buffer],
+        context: OperationContext | None,
+    ) -> Stat:
+        # The stat and the content were read one after the other; if a writer came between, the
+        # etag belongs to older content, and the precondition refuses the result.
+        condition = Precondition(if_match=stat["etag"])
+        request = WriteRequest(path, apply(content), create=False, precondition=condition)
+        return self._write_many((request,), context)[0]
+
+    def write_batch(
+        self,
+        items: Mapping[str, Buffer | str] | Iterable[tuple[str, Buffer | str] | WriteRequest],
+        *,
+        context: OperationContext | None = None,
+    ) -> builtins.list[Stat]:
+        """Write many files in one commit: all of them or none. Returns one answer an item.
+
+        Items are (path, bytes) pairs, a mapping, or WriteRequests with their own preconditions.
+        Errors: as write, with nothing written; NotSupportedError on a mount whose driver cannot
+        take part in a commit.
+        """
+        pairs = items.items() if isinstance(items, Mapping) else items
+        requests = [
+            item if isinstance(item, WriteRequest) else WriteRequest(item[0], _bytes(item[1]))
+            for item in pairs
+        ]
+        return self._write_many(requests, context)
+
+    def read_batch(
+        self,
+        paths: Iterable[str],
+        *,
+        missing_ok: bool = False,
+        context: OperationContext | None = None,
+    ) -> dict[str, bytes | None]:
+        """Return the bytes of many files by path; with ``missing_ok`` a missing one is None.
+
+        Errors: as read, at the first path that fails.
+        """
+        found: dict[str, bytes | None] = {}
+        for path in paths:
+            try:
+                found[path] = self.sys_read(path, context=context)
+            except PathNotFoundError:
+                if not missing_ok:
+                    raise
+                found[path] = None
+        return found
+
+    # -- namespace ----------------------------------------------------------------------------
+
+    def mkdir(
+        self,
+        path: str,
+        *,
+        parents: bool = True,
+        exist_ok: bool = False,
+        context: OperationContext | None = None,
+    ) -> Stat:
+        """Create a directory and its missing parents. Errors: PathExistsError."""
+        return self.sys_setattr(
+            path, entry_type=DT_DIR, parents=parents, exist_ok=exist_ok, context=context
+        )
+
+    def rmdir(
+        self, path: str, *, recursive: bool = False, context: OperationContext | None = None
+    ) -> Stat:
+        """Remove a directory, or unmount what is mounted at the path.
+
+        Errors: PathNotDirectoryError for a file, DirectoryNotEmptyError, BusyError.
+        """
+        stat = self.sys_stat(path, context=context)
+        if stat is not None and not stat["is_directory"]:
+            raise PathNotDirectoryError("rmdir", path, "not a directory")
+        return self.sys_unlink(path, recursive, context=context)
+
+    def access(self, path: str, *, context: OperationContext | None = None) -> bool:
+        """Return whether the caller may see what is at the path; False where nothing is."""
+        return self.sys_stat(path, context=context) is not None
+
+    def exists(self, path: str, *, context: OperationContext | None = None) -> bool:
+        """Return whether anything is at the path."""
+        return self.sys_stat(path, context=context) is not None
+
+    def is_directory(self, path: str, *, context: OperationContext | None = None) -> bool:
+        """Return whether a directory, or a mount, is at the path."""
+        stat = self.sys_stat(path, context=context)
+        return stat is not None and bool(stat["is_directory"])
+
+    def list(
+        self,
+        path: str = "/",
+        *,
+        recursive: bool = False,
+        details: bool = False,
+        context: OperationContext | None = None,
+    ) -> DirectoryPage:
+        """Return every entry of a directory. For large ones, page through sys_readdir."""
+        return self.sys_readdir(path, recursive, details=details, context=context)
+
+    def walk(self, path: str = "/", *, context: OperationContext | None = None) -> Iterator[Stat]:
+        """Yield the stats of everything beneath a directory, sorted by path, in bounded memory."""
+        cursor: str | None = None
+        while True:
+            page = self.sys_readdir(
+                path, recursive=True, limit=WALK_PAGE, cursor=cursor, details=True, context=context
+            )
+            yield from page
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def glob(
+        self, pattern: str, path: str = "/", *, context: OperationContext | None = None
+    ) -> builtins.list[str]:
+        """Return the sorted paths beneath ``path`` that match a shell pattern.
+
+        ``*`` and ``?`` match within a component, ``**`` across components, ``[…]`` a set,
+        ``{a,b}`` alternatives. A pattern without ``/`` matches names at any depth; one with
+        ``/`` matches the path relative to ``path``. Errors: as sys_readdir.
+        """
+        match = re.compile(_glob_regex(pattern)).fullmatch
+        base = path.rstrip("/")
+        by_name = "/" not in pattern.strip("/")
+        found: builtins.list[str] = []
+        for stat in self.walk(path, context=context):
+            entry: str = stat["path"]
+            subject = entry.rpartition("/")[2] if by_name else entry[len(base) + 1 :]
+            if match(subject):
+                found.append(entry)
+        return found
+
+    def grep(
+        self,
+        pattern: str,
+        path: str = "/",
+        *,
+        include: str | None = None,
+        ignore_case: bool = False,
+        limit: int = 1000,
+        context: OperationContext | None = None,
+    ) -> GrepResult:
+        """Return lines that match a regular expression in the text files beneath ``path``.
+
+        ``path`` may be one file. ``include`` is a glob on names. Files with a NUL byte in their
+        first 8 KiB are binary and passed over; files over 64 MiB are named in ``skipped``. At
+        most ``limit`` matches; ``truncated`` says that there were more. Errors:
+        InvalidArgumentError for a bad pattern.
+        """
+        try:
+            search = re.compile(pattern.encode(), re.IGNORECASE if ignore_case else 0).search
+        except re.error as error:
+            raise InvalidArgumentError("grep", path, f"bad pattern: {error}") from error
+        result = GrepResult()
+        for stat in self._grep_candidates(path, include, context):
+            if stat["size"] > GREP_MAX_FILE_BYTES:
+                result.skipped.append(stat["path"])
+                continue
+            try:
+                content = self.sys_read(stat["path"], context=context)
+            except PathNotFoundError:
+                continue  # removed since it was listed
+            if b"\0" in content[:8192] or not search(content):
+                continue
+            for number, line in enumerate(content.splitlines(), 1):
+                if search(line):
+                    if len(result) == limit:
+                        result.truncated = True
+                        return result
+                    text = line.decode("utf-8", "replace")
+                    result.append(GrepMatch(stat["path"], number, text))
+        return result
+
+    def _grep_candidates(
+        self, path: str, include: str | None, context: OperationContext | None
+    ) -> Iterator[Stat]:
+        match = re.compile(_glob_regex(include)).fullmatch if include else None
+        start = self.sys_stat(path, context=context)
+        if start is None:
+            raise PathNotFoundError("grep", path, "no such file or directory")
+        stats = self.walk(path, context=context) if start["is_directory"] else iter((start,))
+        for stat in stats:
+            if stat["is_directory"]:
+                continue
+            if match is None or match(stat["path"].rpartition("/")[2]):
+                yield stat
+
+    # -- history ------------------------------------------------------------------------------
+
+    def history(
+        self,
+        path: str | None = None,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        context: OperationContext | None = None,
+    ) -> DirectoryPage:
+        """Return what happened, oldest first: to one path (its versions), or to everything.
+
+        Each entry is a dict; for a path: version, revision, size, etag, modified_at, modified_by,
+        run_id, deleted. Without a path: the journal's events. Retention bounds both.
+        """
+        place = "/__sys__/journal" if path is None else f"/__sys__/versions{path}"
+        return self.sys_readdir(place, limit=limit, cursor=cursor, details=True, context=context)
+
+    # -- content by hash ----------------------------------------------------------------------
+
+    def read_content(
+        self, etag: str, *, mount: str = "/", context: OperationContext | None = None
+    ) -> bytes:
+        """Return the content with this id from the store mounted at ``mount``."""
+        return self._content_store(mount, context).read_content(etag)
+
+    def write_content(
+        self, data: Buffer, *, mount: str = "/", context: OperationContext | None = None
+    ) -> str:
+        """Store content and return its id. Nothing names it: it lasts for the grace period."""
+        return self.write_stream((data,), mount=mount, context=context)
+
+    def stream(
+        self,
+        etag: str,
+        *,
+        piece_bytes: int = PIECE_BYTES,
+        mount: str = "/",
+        context: OperationContext | None = None,
+    ) -> Iterator[bytes]:
+        """Yield the content with this id in verified pieces, in bounded memory."""
+        store = self._content_store(mount, context)
+        return store.stream_content(etag, piece_bytes=piece_bytes)
+
+    def stream_range(
+        self,
+        etag: str,
+        offset: int,
+        count: int,
+        *,
+        piece_bytes: int = PIECE_BYTES,
+        mount: str = "/",
+        context: OperationContext | None = None,
+    ) -> Iterator[bytes]:
+        """Yield ``count`` bytes from ``offset`` of the content with this id."""
+        store = self._content_store(mount, context)
+        return store.stream_content(etag, offset, count, piece_bytes)
+
+    def write_stream(
+        self,
+        pieces: Iterable[Buffer],
+        *,
+        mount: str = "/",
+        context: OperationContext | None = None,
+    ) -> str:
+        """Store the concatenation of pieces in bounded memory and return its id."""
+        store = self._content_store(mount, context)
+        content = store.write_content(pieces)
+        store.unpin(content.etag)
+        return content.etag
+
+
+def _precondition(if_match: str | None, if_none_match: str | None) -> Precondition | None:
+    if if_match is None and if_none_match is None:
+        return None
+    return Precondition(if_match, if_none_match)
+
+
+def _bytes(buf: Buffer | str | Iterable[Buffer]) -> Buffer | Iterable[Buffer]:
+    return buf.encode() if isinstance(buf, str) else buf
+
+
+def _replacer(path: str, edits: list[tuple[str, str]]) -> Callable[[bytes], bytes]:
+    def apply(content: bytes) -> bytes:
+        for old, new in edits:
+            occurrences = content.count(old.encode())
+            if occurrences != 1:
+                raise InvalidArgumentError(
+                    "edit", path, f"the text to replace occurs {occurrences} times, not once"
+                )
+            content = content.replace(old.encode(), new.encode())
+        return content
+
+    return apply
+
+
+def _glob_regex(pattern: str) -> str:
+    """Translate a shell pattern into a regular expression for :func:`re.fullmatch`."""
+    out: list[str] = []
+    position = 0
+    depth = 0
+    while position < len(pattern):
+        char = pattern[position]
+        position += 1
+        if char == "*":
+            if pattern.startswith("*", position):
+                position += 1
+                if pattern.startswith("/", position):
+                    position += 1
+                    out.append("(?:.*/)?")
+                else:
+                    out.append(".*")
+            else:
+                out.append("[^/]*")
+        elif char == "?":
+            out.append("[^/]")
+        elif char == "[" and (end := pattern.find("]", position + 1)) != -1:
+            body = pattern[position:end].replace("\\", "\\\\").replace("[", "\\[")
+            out.append(f"[^{body[1:]}/]" if body[0] in "!^" else f"[{body}]")
+            position = end + 1
+        elif char == "{" and "}" in pattern[position:]:
+            out.append("(?:")
+            depth += 1
+        elif char == "}" and depth:
+            out.append(")")
+            depth -= 1
+        elif char == "," and depth:
+            out.append("|")
+        else:
+            out.append(re.escape(char))
+    return "(?s:" + "".join(out) + ")"

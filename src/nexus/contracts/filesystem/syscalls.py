@@ -1,0 +1,189 @@
+"""The abstract half of NexusFilesystem: path-addressed system calls.
+
+Layer: contracts. Implemented by the kernel, by bound views and by remote clients. Every call is
+plain and thread-safe, takes ``context=`` (None: the identity the filesystem was opened with) and
+takes absolute paths (rules in :mod:`nexus.lib.paths`).
+
+The locking and watch planes (``sys_lock``, ``sys_unlock``, ``sys_watch``) have their place here
+and arrive together with the primitives that carry them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from nexus.contracts.context import OperationContext
+from nexus.contracts.metadata import Buffer, DirectoryPage, Stat
+from nexus.contracts.object_store import ContentStoreABC
+
+
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """What must hold inside the commit of a write, else ConflictError.
+
+    ``if_match``: the file exists with this etag. ``if_none_match``: ``"*"`` means that nothing
+    exists at the path; an etag means that the file, if there, has another.
+    """
+
+    if_match: str | None = None
+    if_none_match: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRequest:
+    """One whole-file write. ``buf`` may be an iterable of pieces for content of any size.
+
+    ``create`` makes a missing file, ``parents`` its missing directories. ``append`` adds to the
+    end instead of replacing, atomically under concurrency.
+    """
+
+    path: str
+    buf: Buffer | Iterable[Buffer]
+    create: bool = True
+    parents: bool = True
+    append: bool = False
+    precondition: Precondition | None = None
+
+
+class Syscalls(ABC):
+    """Path-addressed system calls. Unix counterparts are named call by call."""
+
+    @abstractmethod
+    def sys_read(
+        self,
+        path: str,
+        count: int | None = None,
+        offset: int = 0,
+        *,
+        version: int | None = None,
+        context: OperationContext | None = None,
+    ) -> bytes:
+        """Return ``count`` bytes from ``offset`` (pread(2)); fewer, or none, at the end.
+
+        ``count=None`` reads to the end; ``version`` reads an earlier version that retention
+        still keeps. Errors: PathNotFoundError, PathIsDirectoryError, PathNotDirectoryError,
+        InvalidArgumentError for a negative count or offset, CorruptionError, NotSupportedError
+        for a version on a mount that keeps none.
+        """
+
+    @abstractmethod
+    def sys_write(
+        self,
+        path: str,
+        buf: Buffer,
+        count: int | None = None,
+        offset: int = 0,
+        *,
+        precondition: Precondition | None = None,
+        context: OperationContext | None = None,
+    ) -> Stat:
+        """Write ``count`` bytes of ``buf`` at ``offset`` into an existing file (pwrite(2)).
+
+        Bytes outside the range stay; a gap past the end reads as zeros; readers see the old or
+        the new file. Returns path, bytes_written, etag, version, size, modified_at, revision.
+        Errors: PathNotFoundError when missing, PathIsDirectoryError, ConflictError,
+        InvalidArgumentError, NoSpaceError, StorageFailedError.
+        """
+
+    @abstractmethod
+    def sys_stat(self, path: str, *, context: OperationContext | None = None) -> Stat | None:
+        """Return the attributes of what is at the path (stat(2)), or None where nothing is.
+
+        Errors: PathNotDirectoryError never: a path below a file is a place where nothing is.
+        """
+
+    @abstractmethod
+    def sys_setattr(
+        self, path: str, *, context: OperationContext | None = None, **attrs: Any
+    ) -> Stat:
+        """Create by ``entry_type`` (mknod, mkdir, mount), or update mutable attributes (chmod, …).
+
+        Without ``entry_type``: ``mode``, ``owner_id``, ``mime_type``, ``modified_at`` (seconds
+        since the epoch) and ``attributes`` (a mapping merged into the custom attributes; None
+        removes one). ``entry_type=DT_DIR`` creates a directory, with ``exist_ok`` and
+        ``parents``. ``entry_type=DT_MOUNT, backend=…`` mounts a driver object or a description.
+        Returns the stat after the change. Errors: PathNotFoundError (also for a missing
+        parent), PathExistsError, PathNotDirectoryError, InvalidArgumentError for an unknown
+        attribute or a value of the wrong type, BusyError.
+        """
+
+    @abstractmethod
+    def sys_unlink(
+        self, path: str, recursive: bool = False, *, context: OperationContext | None = None
+    ) -> Stat:
+        """Remove a file, or a directory: an empty one, or with ``recursive`` all beneath it.
+
+        One commit. A mount point is unmounted (umount(2)) and what lies behind it stays.
+        Returns path, removed (a count of entries) and revision. Errors: PathNotFoundError,
+        DirectoryNotEmptyError, BusyError for a directory above a mount point, for a mount point
+        with ``recursive``, and for a mount whose calls in flight do not finish.
+        """
+
+    @abstractmethod
+    def sys_rename(self, old: str, new: str, *, context: OperationContext | None = None) -> Stat:
+        """Move a file or a whole subtree in one commit (rename(2)).
+
+        A file replaces a file; a directory replaces an empty directory. Across mounts: copy,
+        verify, then delete, with no half of it visible. Returns path, old_path, renamed (a
+        count of entries), revision. Errors: PathNotFoundError, InvalidArgumentError into
+        itself, DirectoryNotEmptyError, PathIsDirectoryError, PathNotDirectoryError, BusyError.
+        """
+
+    @abstractmethod
+    def sys_copy(self, src: str, dst: str, *, context: OperationContext | None = None) -> Stat:
+        """Copy a file or a subtree (copy_file_range(2)); within one CAS mount no bytes move.
+
+        A file replaces a file; a directory needs a ``dst`` that is missing or empty. Does not
+        cross mount points beneath ``src``. Returns the stat of ``dst`` with copied (a count).
+        Errors: as :meth:`sys_rename`.
+        """
+
+    @abstractmethod
+    def sys_readdir(
+        self,
+        path: str,
+        recursive: bool = False,
+        limit: int | None = None,
+        cursor: str | None = None,
+        details: bool = False,
+        *,
+        context: OperationContext | None = None,
+    ) -> DirectoryPage:
+        """List a directory (readdir(3)): absolute paths sorted bytewise, or stats by ``details``.
+
+        The cost grows with what is returned, not with what lies beneath. A page that was cut by
+        ``limit`` has ``next_cursor`` set; a cursor stays valid while the tree changes.
+        ``limit=None`` returns everything. Errors: PathNotFoundError, PathNotDirectoryError,
+        InvalidArgumentError.
+        """
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Return once everything acknowledged survives a power cut (sync(2))."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish calls in flight, sync and release everything. Idempotent."""
+
+    @abstractmethod
+    def bind(self, context: OperationContext) -> Self:
+        """Return a view of the same filesystem in which ``context`` is the default identity."""
+
+    @abstractmethod
+    def _write_many(
+        self, requests: Sequence[WriteRequest], context: OperationContext | None
+    ) -> list[Stat]:
+        """Apply whole-file writes in one all-or-nothing commit; the same answers as sys_write."""
+
+    @abstractmethod
+    def _content_store(self, path: str, context: OperationContext | None) -> ContentStoreABC:
+        """Return the content store of the mount that holds ``path``, for hash-addressed calls."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

@@ -1,0 +1,67 @@
+"""FileMetadata, entry types and the shapes that calls return. Layer: contracts.
+
+Unix counterpart: ``struct inode`` and the ``DT_*`` constants of readdir(3).
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+DT_REG = 0
+DT_DIR = 1
+DT_MOUNT = 2
+DT_PIPE = 3
+DT_STREAM = 4
+DT_EXTERNAL_STORAGE = 5
+
+ENTRY_TYPE_NAMES = ("file", "directory", "mount", "pipe", "stream", "external_storage")
+"""The word for each ``DT_*`` value, at its index."""
+
+DIRECTORY_TYPES = frozenset({DT_DIR, DT_MOUNT, DT_EXTERNAL_STORAGE})
+"""Entry types that can have entries beneath them."""
+
+DEFAULT_FILE_MODE = 0o644
+DEFAULT_DIRECTORY_MODE = 0o755
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Stat: TypeAlias = dict[str, Any]
+"""What ``sys_stat`` returns; its keys are listed in docs/syscalls.md."""
+
+
+class FileMetadata(msgspec.Struct, frozen=True, array_like=True, omit_defaults=False):
+    """One entry of the tree, as stored. Times are integer nanoseconds since the Unix epoch.
+
+    The path is the key of the record and the revision is in its seal, so neither is repeated
+    here. Stored as an array: a new field goes last and has a default.
+    """
+
+    entry_type: int
+    size: int
+    etag: str
+    version: int
+    created_at_ns: int
+    modified_at_ns: int
+    owner_id: str
+    mode: int
+    mime_type: str
+    zone_id: str
+    backend_name: str
+    modified_by: str
+    run_id: str | None = None
+    attributes: dict[str, Any] = {}
+    mount: dict[str, Any] | None = None
+
+
+class DirectoryPage(list[Any]):
+    """A list of entries that also says where the next page starts.
+
+    ``next_cursor`` is None when nothing follows; pass it as ``cursor`` to get the next page.
+    """
+
+    next_cursor: str | None
+
+    def __init__(self, entries: Any = (), next_cursor: str | None = None) -> None:
+        super().__init__(entries)
+        self.next_cursor = next_cursor

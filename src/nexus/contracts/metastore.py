@@ -1,0 +1,110 @@
+"""MetastoreABC: the ordered key-value store that holds everything but content. Layer: contracts.
+
+A driver stores bytes under bytes and knows nothing of files. Records, history, journal and
+seals are written once, above it, so that each database is a small driver. Its conformance suite
+is :class:`nexus.testing.ordered_store.OrderedStoreSuite`.
+
+Invariants of every driver:
+
+1. Keys compare as unsigned bytes. A key's version is the revision of the commit that last put it.
+2. A commit is atomic, also across SIGKILL: all of its operations or none.
+3. A commit that returned is visible to every later call and survives SIGKILL; with ``durable``
+   it survives a power cut too.
+4. Revisions increase by every commit and never repeat, also across reopening.
+5. After a failed write or sync nothing is acknowledged until the driver has reopened by itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class StoredEntry(NamedTuple):
+    """A key with its value and the store revision that last wrote it."""
+
+    key: bytes
+    value: bytes
+    version: int
+
+
+class Condition(NamedTuple):
+    """Holds when the key's version is ``version``; 0 means the key is absent."""
+
+    key: bytes
+    version: int
+
+
+class Batch(NamedTuple):
+    """The operations of one commit. A key stands in at most one of the two."""
+
+    puts: Sequence[tuple[bytes, bytes]]
+    deletes: Sequence[bytes] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MetastoreCapabilities:
+    """What a driver promises beyond the required calls. None as a limit: no limit declared."""
+
+    persistent: bool
+    exclusive_owner: bool
+    """No one but this process can change the store, so what was read may be kept in memory."""
+    max_key_bytes: int | None = None
+    max_value_bytes: int | None = None
+    max_batch_operations: int | None = None
+
+
+class MetastoreABC(ABC):
+    """An ordered key-value store. Every method may be called from any thread."""
+
+    name: str
+    capabilities: MetastoreCapabilities
+
+    @abstractmethod
+    def get(self, key: bytes) -> tuple[bytes, int] | None:
+        """Return ``(value, version)``, or None when the key is absent.
+
+        Errors: CorruptionError when the store reports damage; StorageError on an I/O failure.
+        """
+
+    def get_many(self, keys: Sequence[bytes]) -> list[tuple[bytes, int] | None]:
+        """Return one answer a key, in the order of ``keys``. Errors: as :meth:`get`."""
+        return [self.get(key) for key in keys]
+
+    @abstractmethod
+    def scan(
+        self, prefix: bytes, after: bytes = b"", limit: int = 1000, before: bytes | None = None
+    ) -> list[StoredEntry]:
+        """Return up to ``limit`` entries in ascending key order.
+
+        Entries have the prefix, a key greater than ``after`` and, when given, less than
+        ``before``. Fewer than ``limit`` means there are no more. Each call is its own
+        snapshot: a long scan resumes by key and pins nothing. Errors: as :meth:`get`.
+        """
+
+    @abstractmethod
+    def commit(
+        self, batch: Batch, conditions: Sequence[Condition] = (), *, durable: bool = False
+    ) -> int:
+        """Apply the batch if every condition holds, atomically; return the new store revision.
+
+        Deleting an absent key is no error. ``durable`` returns only after a sync.
+
+        Errors: ConflictError when a condition fails, with nothing applied; NoSpaceError when
+        the disk is full, with nothing applied; StorageFailedError while the driver has not
+        recovered from an earlier failure; StorageError otherwise.
+        """
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Make every acknowledged commit survive a power cut. Errors: StorageFailedError."""
+
+    @abstractmethod
+    def revision(self) -> int:
+        """Return the revision of the last commit, 0 for a new store."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Sync and release everything. Idempotent; later calls raise ClosedError."""

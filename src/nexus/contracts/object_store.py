@@ -1,0 +1,356 @@
+"""The content pillar: transports (where bytes lie) and object stores (how they are addressed).
+
+Layer: contracts. Unix counterparts: a block device (TransportABC) and a filesystem type
+(ObjectStoreABC). An object store is a transport composed with an addressing: by content hash
+(ContentStoreABC) or by path (NamespaceStoreABC). What a driver can do beyond the required calls
+is data in its capabilities; callers never probe with ``hasattr``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nexus.contracts.errors import ContentNotFoundError
+from nexus.contracts.metadata import Buffer
+
+PIECE_BYTES = 1 << 20
+"""Default size of one piece of a stream."""
+
+
+class KeyInfo(NamedTuple):
+    """What a transport knows of a key. ``fingerprint`` changes whenever the bytes may have."""
+
+    key: str
+    size: int
+    modified_at_ns: int
+    is_directory: bool
+    fingerprint: str
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransportCapabilities:
+    """What a transport can do, as data."""
+
+    persistent: bool
+    directories: bool
+    """Directories exist by themselves (a local disk); else only as prefixes and markers."""
+    atomic_rename: bool
+    """``rename_key`` moves a key, and a directory with all beneath it, in one step."""
+    modes: bool
+    """Permission bits are stored; ``set_mode`` works."""
+    shared: bool
+    """Others can change what lies there while it is open."""
+
+
+class TransportABC(ABC):
+    """Raw key to bytes. Keys are ``/``-separated, relative, without ``.`` or ``..``.
+
+    Every method may be called from any thread. The root directory is the key ``""``.
+    """
+
+    name: str
+    capabilities: TransportCapabilities
+
+    @abstractmethod
+    def store(self, key: str, data: Buffer) -> None:
+        """Store bytes under the key, replacing what was there; a reader sees old or new.
+
+        Missing parent directories are created. Errors: NoSpaceError, StorageError,
+        PathIsDirectoryError, PathNotDirectoryError, AccessDeniedError (also for a key that
+        leads out of the transport's root).
+        """
+
+    @abstractmethod
+    def store_chunked(self, key: str, pieces: Iterable[Buffer]) -> int:
+        """Store the concatenation of ``pieces`` like :meth:`store`, in bounded memory.
+
+        Returns the size in bytes. When the iterable raises, nothing is stored and the
+        exception reaches the caller.
+        """
+
+    @abstractmethod
+    def fetch(self, key: str, offset: int = 0, count: int | None = None) -> bytes:
+        """Return ``count`` bytes from ``offset``, fewer at the end; None means to the end.
+
+        Errors: ContentNotFoundError when the key is absent; PathIsDirectoryError;
+        AccessDeniedError; StorageError.
+        """
+
+    @abstractmethod
+    def remove(self, key: str) -> bool:
+        """Remove a key or an empty directory; return whether it was there.
+
+        Errors: DirectoryNotEmptyError; StorageError.
+        """
+
+    @abstractmethod
+    def info(self, key: str) -> KeyInfo | None:
+        """Return what is known of the key, or None when it is absent.
+
+        A directory that exists only because a key lies beneath it is a directory here.
+        """
+
+    @abstractmethod
+    def list_keys(self, prefix: str = "", after: str = "", limit: int = 1000) -> list[KeyInfo]:
+        """Return up to ``limit`` keys below the directory ``prefix``, at any depth.
+
+        Files only, sorted by UTF-8 bytes, greater than ``after``. Fewer than ``limit`` means no
+        more.
+        """
+
+    @abstractmethod
+    def list_dir(self, key: str, after: str = "", limit: int = 1000) -> list[KeyInfo]:
+        """Return up to ``limit`` entries directly in the directory, sorted by UTF-8 bytes.
+
+        ``after`` is a full key. Errors: ContentNotFoundError when the directory is absent;
+        PathNotDirectoryError when the key is a file.
+        """
+
+    @abstractmethod
+    def rename_key(self, source: str, target: str) -> None:
+        """Move a key, or a directory with everything beneath it, replacing a file at ``target``.
+
+        Atomic where ``atomic_rename`` is declared. Errors: ContentNotFoundError.
+        """
+
+    @abstractmethod
+    def create_dir(self, key: str) -> None:
+        """Create a directory and its missing parents; an existing one is no error.
+
+        Errors: PathNotDirectoryError when a file is in the way.
+        """
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Make everything stored, renamed and removed so far survive a power cut.
+
+        Errors: StorageFailedError; what was stored since the last sync may then be lost.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything. Idempotent."""
+
+    def exists(self, key: str) -> bool:
+        """Return whether the key is a file or a directory."""
+        return self.info(key) is not None
+
+    def get_size(self, key: str) -> int:
+        """Return the size in bytes. Errors: ContentNotFoundError when the key is absent."""
+        known = self.info(key)
+        if known is None:
+            raise ContentNotFoundError("get_size", key, f"no such key on {self.name}")
+        return known.size
+
+    def copy_key(self, source: str, target: str) -> None:
+        """Copy one file's bytes. Errors: ContentNotFoundError when ``source`` is absent."""
+        self.store_chunked(target, self.stream(source))
+
+    def set_mode(self, key: str, mode: int) -> None:
+        """Set the permission bits, where ``modes`` is declared. Errors: ContentNotFoundError."""
+        raise NotImplementedError(f"{self.name} declares no modes")
+
+    def stream(
+        self, key: str, offset: int = 0, count: int | None = None, piece_bytes: int = PIECE_BYTES
+    ) -> Iterator[bytes]:
+        """Yield the bytes :meth:`fetch` would return, in pieces of at most ``piece_bytes``."""
+        end = None if count is None else offset + count
+        while end is None or offset < end:
+            wanted = piece_bytes if end is None else min(piece_bytes, end - offset)
+            piece = self.fetch(key, offset, wanted)
+            if not piece:
+                return
+            yield piece
+            offset += len(piece)
+
+
+class Content(NamedTuple):
+    """A stored content: its id and its size in bytes."""
+
+    etag: str
+    size: int
+
+
+class StoredObject(NamedTuple):
+    """One physical object of a content store: a blob, a chunk or a manifest."""
+
+    object_id: str
+    size: int
+    modified_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStoreCapabilities:
+    """What an object store can do, as data."""
+
+    authoritative_namespace: bool
+    """The driver's own tree is the truth; the kernel asks it instead of the metastore."""
+    content_addressed: bool
+    persistent: bool
+    atomic_rename: bool
+    modes: bool
+
+
+class ObjectStoreABC(ABC):
+    """What the two addressings share. Every method may be called from any thread."""
+
+    name: str
+    volume_id: str
+    """Names the stored data itself, wherever and whenever it is mounted; at most 64 characters."""
+    capabilities: ObjectStoreCapabilities
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Make everything written so far survive a power cut. Errors: StorageFailedError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything. Idempotent."""
+
+
+class ContentStoreABC(ObjectStoreABC):
+    """Content-addressed: immutable bytes under an id derived from them.
+
+    An id is ``b3:<64 hex>`` for bytes stored whole, ``b3c:<64 hex>`` for content cut into chunks
+    (the hash is then that of the manifest). The same bytes have the same id. Every read is
+    verified: damaged bytes raise CorruptionError and are never returned.
+    """
+
+    @abstractmethod
+    def write_content(self, data: Buffer | Iterable[Buffer]) -> Content:
+        """Store bytes, or the concatenation of an iterable in bounded memory.
+
+        Storing what is already there writes nothing, but heals it where it is damaged.
+        Errors: NoSpaceError, StorageError.
+        """
+
+    @abstractmethod
+    def read_content(self, etag: str, offset: int = 0, count: int | None = None) -> bytes:
+        """Return ``count`` bytes from ``offset``, fewer at the end; None means to the end.
+
+        Errors: ContentNotFoundError; CorruptionError; InvalidArgumentError for a malformed id.
+        """
+
+    @abstractmethod
+    def stream_content(
+        self, etag: str, offset: int = 0, count: int | None = None, piece_bytes: int = PIECE_BYTES
+    ) -> Iterator[bytes]:
+        """Yield the bytes of :meth:`read_content` in verified pieces, in bounded memory."""
+
+    @abstractmethod
+    def splice(self, etag: str, offset: int, data: Buffer) -> Content:
+        """Store the content that results from writing ``data`` at ``offset`` over ``etag``.
+
+        A gap past the end is filled with zeros. Only chunks near the change are rewritten; the
+        result has the id that storing the whole new content would give. ``etag`` may be ``""``
+        for empty content.
+        """
+
+    @abstractmethod
+    def content_size(self, etag: str) -> int:
+        """Return the size in bytes. Errors: ContentNotFoundError, CorruptionError."""
+
+    @abstractmethod
+    def objects_of(self, etag: str) -> Iterator[str]:
+        """Yield the object ids that a content needs: itself, and the chunks of a manifest.
+
+        Errors: ContentNotFoundError or CorruptionError for a manifest that cannot be read.
+        """
+
+    @abstractmethod
+    def list_objects(self) -> Iterator[StoredObject]:
+        """Yield every stored object, in bounded memory."""
+
+    @abstractmethod
+    def verify_object(self, object_id: str) -> int:
+        """Check an object's bytes against its id; return its size.
+
+        Errors: ContentNotFoundError; CorruptionError.
+        """
+
+    @abstractmethod
+    def begin_collection(self) -> None:
+        """Start protecting: from here on, objects that are written or reused are not collected.
+
+        Objects pinned by writes in flight are protected too.
+        """
+
+    @abstractmethod
+    def quarantine_object(self, object_id: str) -> bool:
+        """Set an object aside, unless it is protected; return whether it was.
+
+        A quarantined object is absent to readers; writing it again or
+        :meth:`restore_object` brings it back.
+        """
+
+    @abstractmethod
+    def end_collection(self) -> None:
+        """Stop protecting."""
+
+    @abstractmethod
+    def restore_object(self, object_id: str) -> bool:
+        """Bring a quarantined object back; return whether there was one."""
+
+    @abstractmethod
+    def purge_quarantine(self, quarantined_before_ns: int) -> int:
+        """Delete objects quarantined before a time; return the bytes freed."""
+
+    @abstractmethod
+    def pin(self, etag: str) -> None:
+        """Protect a content from collection until :meth:`unpin`; pins count."""
+
+    @abstractmethod
+    def unpin(self, etag: str) -> None:
+        """Undo one :meth:`pin` (or the pin that writing took, see :meth:`write_content`)."""
+
+
+class NamespaceStoreABC(ObjectStoreABC):
+    """Path-addressed: the folder or bucket behind it is the truth, and others may change it.
+
+    Paths are keys of the transport: relative, ``/``-separated, ``""`` for the root. Symbolic
+    links that leave the root are refused with AccessDeniedError and do not appear in listings.
+    """
+
+    @abstractmethod
+    def stat(self, path: str) -> KeyInfo | None:
+        """Return what is at the path now, or None."""
+
+    @abstractmethod
+    def list_dir(self, path: str, after: str = "", limit: int = 1000) -> list[KeyInfo]:
+        """Return up to ``limit`` direct entries, sorted by UTF-8 bytes, after the key ``after``."""
+
+    @abstractmethod
+    def read(self, path: str, offset: int = 0, count: int | None = None) -> bytes:
+        """Return bytes of the file. Errors: ContentNotFoundError, PathIsDirectoryError."""
+
+    @abstractmethod
+    def write(self, path: str, data: Buffer | Iterable[Buffer]) -> KeyInfo:
+        """Replace or create a file atomically for readers; return what is there now."""
+
+    @abstractmethod
+    def splice(self, path: str, offset: int, data: Buffer) -> KeyInfo:
+        """Write ``data`` at ``offset``, atomically for readers; a gap is filled with zeros."""
+
+    @abstractmethod
+    def create_dir(self, path: str) -> KeyInfo:
+        """Create a directory; its parent exists."""
+
+    @abstractmethod
+    def remove(self, path: str) -> bool:
+        """Remove a file or an empty directory; return whether it was there."""
+
+    @abstractmethod
+    def rename(self, source: str, target: str) -> None:
+        """Move a file or a directory; a file at ``target`` is replaced."""
+
+    @abstractmethod
+    def copy(self, source: str, target: str) -> KeyInfo:
+        """Copy one file's bytes within the store."""
+
+    @abstractmethod
+    def set_mode(self, path: str, mode: int) -> KeyInfo:
+        """Set permission bits, where ``modes`` is declared. Errors: NotSupportedError."""

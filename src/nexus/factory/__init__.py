@@ -1,0 +1,1 @@
+"""The init process: read a configuration, build drivers and kernel, link, start."""

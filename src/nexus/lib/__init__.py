@@ -1,0 +1,1 @@
+"""How, without a kernel: paths, content ids, files on disk, chunking."""

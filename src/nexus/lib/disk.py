@@ -1,0 +1,92 @@
+"""The system calls that reach a local disk, in one place.
+
+Layer: lib. Drivers do their file I/O through a :class:`Disk` handed to them, so that a test can
+hand in one that fails at a chosen call (:class:`nexus.testing.faults.FaultyDisk`). Errors are
+those of the operating system; :func:`storage_error` translates them at the driver's edge.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from nexus.contracts.errors import (
+    AccessDeniedError,
+    NexusError,
+    NoSpaceError,
+    ReadOnlyError,
+    StorageError,
+)
+from nexus.contracts.metadata import Buffer
+
+
+class Disk:
+    """Plain operating system calls. Stateless, so shared freely between threads."""
+
+    def open(self, path: str, flags: int, mode: int = 0o666) -> int:
+        """open(2), close-on-exec; returns a file descriptor."""
+        return os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def close(self, fd: int) -> None:
+        """close(2)."""
+        os.close(fd)
+
+    def pread(self, fd: int, count: int, offset: int) -> bytes:
+        """Read up to ``count`` bytes at ``offset``, fewer only at the end of the file."""
+        piece = os.pread(fd, count, offset)
+        if len(piece) == count or not piece:
+            return piece
+        pieces = [piece]
+        got = len(piece)
+        while got < count:
+            piece = os.pread(fd, count - got, offset + got)
+            if not piece:
+                break
+            pieces.append(piece)
+            got += len(piece)
+        return b"".join(pieces)
+
+    def write_all(self, fd: int, data: Buffer) -> None:
+        """Write every byte at the file's position. Errors: OSError, with a prefix written."""
+        written = os.write(fd, data)
+        if written == len(data):
+            return
+        rest = memoryview(data)
+        while written < len(rest):
+            written += os.write(fd, rest[written:])
+
+    def fsync(self, fd: int) -> None:
+        """fsync(2)."""
+        os.fsync(fd)
+
+    def rename(self, source: str, target: str) -> None:
+        """rename(2): atomic, replaces a file at the target."""
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        """unlink(2)."""
+        os.unlink(path)
+
+    def mkdir(self, path: str) -> None:
+        """mkdir(2)."""
+        os.mkdir(path)
+
+    def fsync_directory(self, path: str) -> None:
+        """Make the entries of a directory durable: open(2), fsync(2), close(2)."""
+        fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self.fsync(fd)
+        finally:
+            self.close(fd)
+
+
+def storage_error(operation: str, path: str | None, error: OSError) -> NexusError:
+    """Return the NexusError for an error of the operating system."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(operation, path, reason, hint="delete something, or run `nexus gc`")
+    if error.errno == errno.EROFS:
+        return ReadOnlyError(operation, path, reason)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return AccessDeniedError(operation, path, reason)
+    return StorageError(operation, path, reason)

@@ -1,0 +1,1 @@
+"""Drivers, one folder for each pillar. They import contracts and lib, never the kernel."""

@@ -1,0 +1,1 @@
+"""Transports (where bytes lie) and addressings (how they are found), composed."""
