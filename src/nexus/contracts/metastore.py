@@ -86,11 +86,18 @@ class MetastoreABC(ABC):
 
     @abstractmethod
     def commit(
-        self, batch: Batch, conditions: Sequence[Condition] = (), *, durable: bool = False
+        self,
+        batch: Batch,
+        conditions: Sequence[Condition] = (),
+        *,
+        durable: bool = False,
+        reclaim: bool = False,
     ) -> int:
         """Apply the batch if every condition holds, atomically; return the new store revision.
 
-        Deleting an absent key is no error. ``durable`` returns only after a sync.
+        Deleting an absent key is no error. ``durable`` returns only after a sync. ``reclaim``
+        says that this commit frees space: it may use space that the driver keeps in reserve
+        for a full disk.
 
         Errors: ConflictError when a condition fails, with nothing applied; NoSpaceError when
         the disk is full, with nothing applied; StorageFailedError while the driver has not

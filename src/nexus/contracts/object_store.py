@@ -224,13 +224,18 @@ class ContentStoreABC(ObjectStoreABC):
     def write_content(self, data: Buffer | Iterable[Buffer]) -> Content:
         """Store bytes, or the concatenation of an iterable in bounded memory.
 
-        Storing what is already there writes nothing, but heals it where it is damaged.
+        Storing what is already there writes nothing, but heals it where it is damaged. The
+        result is pinned until :meth:`unpin`.
         Errors: NoSpaceError, StorageError.
         """
 
     @abstractmethod
-    def read_content(self, etag: str, offset: int = 0, count: int | None = None) -> bytes:
+    def read_content(
+        self, etag: str, offset: int = 0, count: int | None = None, *, size: int | None = None
+    ) -> bytes:
         """Return ``count`` bytes from ``offset``, fewer at the end; None means to the end.
+
+        ``size``, where the caller knows the content's size, may save a system call.
 
         Errors: ContentNotFoundError; CorruptionError; InvalidArgumentError for a malformed id.
         """
@@ -246,8 +251,10 @@ class ContentStoreABC(ObjectStoreABC):
         """Store the content that results from writing ``data`` at ``offset`` over ``etag``.
 
         A gap past the end is filled with zeros. Only chunks near the change are rewritten; the
-        result has the id that storing the whole new content would give. ``etag`` may be ``""``
-        for empty content.
+        result has the id that storing the whole new content would give, and is pinned. ``etag``
+        may be ``""`` for empty content. No data changes nothing, whatever the offset.
+
+        Errors: those of :meth:`read_content` and :meth:`write_content`.
         """
 
     @abstractmethod
@@ -276,24 +283,29 @@ class ContentStoreABC(ObjectStoreABC):
     def begin_collection(self) -> None:
         """Start protecting: from here on, objects that are written or reused are not collected.
 
-        Objects pinned by writes in flight are protected too.
+        Objects that are pinned, and those of writes in flight, are protected too. Errors:
+        BusyError while a collection is active.
         """
 
     @abstractmethod
     def quarantine_object(self, object_id: str) -> bool:
-        """Set an object aside, unless it is protected; return whether it was.
+        """Set an object aside, unless it is protected or absent; return whether it was.
 
         A quarantined object is absent to readers; writing it again or
-        :meth:`restore_object` brings it back.
+        :meth:`restore_object` brings it back. Errors: InvalidArgumentError when no collection is
+        active.
         """
 
     @abstractmethod
     def end_collection(self) -> None:
-        """Stop protecting."""
+        """Stop protecting. Idempotent."""
 
     @abstractmethod
     def restore_object(self, object_id: str) -> bool:
-        """Bring a quarantined object back; return whether there was one."""
+        """Bring a quarantined object back; return whether there was one.
+
+        Errors: CorruptionError when the quarantined bytes are damaged; they stay there.
+        """
 
     @abstractmethod
     def purge_quarantine(self, quarantined_before_ns: int) -> int:
@@ -301,11 +313,18 @@ class ContentStoreABC(ObjectStoreABC):
 
     @abstractmethod
     def pin(self, etag: str) -> None:
-        """Protect a content from collection until :meth:`unpin`; pins count."""
+        """Protect a content from collection until :meth:`unpin`; pins count.
+
+        During a collection this also brings back what was already set aside. Errors:
+        ContentNotFoundError or CorruptionError when that, or a manifest, cannot be read.
+        """
 
     @abstractmethod
     def unpin(self, etag: str) -> None:
-        """Undo one :meth:`pin` (or the pin that writing took, see :meth:`write_content`)."""
+        """Undo one :meth:`pin` (or the pin that writing took, see :meth:`write_content`).
+
+        Errors: InvalidArgumentError when the content is not pinned.
+        """
 
 
 class NamespaceStoreABC(ObjectStoreABC):
@@ -350,6 +369,14 @@ class NamespaceStoreABC(ObjectStoreABC):
     @abstractmethod
     def copy(self, source: str, target: str) -> KeyInfo:
         """Copy one file's bytes within the store."""
+
+    @abstractmethod
+    def staging_path(self, path: str) -> str:
+        """Return an unused path beside ``path`` that ``stat`` and listings of its parent hide.
+
+        What is written there appears by renaming it to where it belongs, and leftovers of a
+        crash stay hidden.
+        """
 
     @abstractmethod
     def set_mode(self, path: str, mode: int) -> KeyInfo:

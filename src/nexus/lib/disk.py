@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+from functools import cache
+from typing import Any
 
 from nexus.contracts.errors import (
     AccessDeniedError,
@@ -59,6 +62,16 @@ class Disk:
         """fsync(2)."""
         os.fsync(fd)
 
+    def syncfs(self, fd: int) -> None:
+        """syncfs(2): write out the whole filesystem that holds ``fd``.
+
+        Reports write errors since ``fd`` was opened. Call only where :func:`can_syncfs`.
+        """
+        libc = _libc()
+        if libc.syncfs(fd) != 0:
+            number = _last_c_error()
+            raise OSError(number, os.strerror(number))
+
     def rename(self, source: str, target: str) -> None:
         """rename(2): atomic, replaces a file at the target."""
         os.rename(source, target)
@@ -67,9 +80,9 @@ class Disk:
         """unlink(2)."""
         os.unlink(path)
 
-    def mkdir(self, path: str) -> None:
+    def mkdir(self, path: str, mode: int = 0o777) -> None:
         """mkdir(2)."""
-        os.mkdir(path)
+        os.mkdir(path, mode)
 
     def fsync_directory(self, path: str) -> None:
         """Make the entries of a directory durable: open(2), fsync(2), close(2)."""
@@ -78,6 +91,32 @@ class Disk:
             self.fsync(fd)
         finally:
             self.close(fd)
+
+
+@cache
+def can_syncfs() -> bool:
+    """Return whether syncfs(2) is there and reports write errors: Linux from 5.8 on."""
+    if not sys.platform.startswith("linux"):
+        return False
+    major, minor = (int("".join(filter(str.isdigit, part))) for part in _release()[:2])
+    return (major, minor) >= (5, 8)
+
+
+def _release() -> list[str]:
+    return (os.uname().release + ".0").replace("-", ".").split(".")
+
+
+@cache
+def _libc() -> Any:
+    import ctypes  # costs a millisecond at start-up, which most runs do not need
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _last_c_error() -> int:
+    import ctypes  # as above
+
+    return ctypes.get_errno()
 
 
 def storage_error(operation: str, path: str | None, error: OSError) -> NexusError:

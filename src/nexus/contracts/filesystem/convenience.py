@@ -10,6 +10,7 @@ import builtins
 import random
 import re
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -55,6 +56,10 @@ class GrepResult(list[GrepMatch]):
 
 class NexusFilesystem(Syscalls):
     """The published contract: what :func:`nexus.sdk.connect` returns, in every mode."""
+
+    @abstractmethod
+    def bind(self, context: OperationContext) -> NexusFilesystem:
+        """Return a view of the same filesystem in which ``context`` is the default identity."""
 
     # -- content by path ----------------------------------------------------------------------
 

@@ -169,7 +169,7 @@ class Syscalls(ABC):
         """Finish calls in flight, sync and release everything. Idempotent."""
 
     @abstractmethod
-    def bind(self, context: OperationContext) -> Self:
+    def bind(self, context: OperationContext) -> Syscalls:
         """Return a view of the same filesystem in which ``context`` is the default identity."""
 
     @abstractmethod

@@ -1,0 +1,100 @@
+"""BoundFilesystem: a view in which another identity is the default. Layer: core.
+
+It holds no state but the context: every call goes to the filesystem it was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nexus.contracts.context import OperationContext
+from nexus.contracts.filesystem import NexusFilesystem, Precondition, WriteRequest
+from nexus.contracts.metadata import Buffer, DirectoryPage, Stat
+from nexus.contracts.object_store import ContentStoreABC
+
+
+class BoundFilesystem(NexusFilesystem):
+    """A view with ``context`` bound; ``context=`` in a call still wins."""
+
+    def __init__(self, target: NexusFilesystem, context: OperationContext) -> None:
+        self._target = target
+        self._context = context
+
+    def sys_read(
+        self,
+        path: str,
+        count: int | None = None,
+        offset: int = 0,
+        *,
+        version: int | None = None,
+        context: OperationContext | None = None,
+    ) -> bytes:
+        return self._target.sys_read(
+            path, count, offset, version=version, context=context or self._context
+        )
+
+    def sys_write(
+        self,
+        path: str,
+        buf: Buffer,
+        count: int | None = None,
+        offset: int = 0,
+        *,
+        precondition: Precondition | None = None,
+        context: OperationContext | None = None,
+    ) -> Stat:
+        return self._target.sys_write(
+            path, buf, count, offset, precondition=precondition, context=context or self._context
+        )
+
+    def sys_stat(self, path: str, *, context: OperationContext | None = None) -> Stat | None:
+        return self._target.sys_stat(path, context=context or self._context)
+
+    def sys_setattr(
+        self, path: str, *, context: OperationContext | None = None, **attrs: Any
+    ) -> Stat:
+        return self._target.sys_setattr(path, context=context or self._context, **attrs)
+
+    def sys_unlink(
+        self, path: str, recursive: bool = False, *, context: OperationContext | None = None
+    ) -> Stat:
+        return self._target.sys_unlink(path, recursive, context=context or self._context)
+
+    def sys_rename(self, old: str, new: str, *, context: OperationContext | None = None) -> Stat:
+        return self._target.sys_rename(old, new, context=context or self._context)
+
+    def sys_copy(self, src: str, dst: str, *, context: OperationContext | None = None) -> Stat:
+        return self._target.sys_copy(src, dst, context=context or self._context)
+
+    def sys_readdir(
+        self,
+        path: str,
+        recursive: bool = False,
+        limit: int | None = None,
+        cursor: str | None = None,
+        details: bool = False,
+        *,
+        context: OperationContext | None = None,
+    ) -> DirectoryPage:
+        return self._target.sys_readdir(
+            path, recursive, limit, cursor, details, context=context or self._context
+        )
+
+    def sync(self) -> None:
+        """Sync the filesystem this is a view of."""
+        self._target.sync()
+
+    def close(self) -> None:
+        """Nothing: the filesystem this is a view of stays open."""
+
+    def bind(self, context: OperationContext) -> NexusFilesystem:
+        return BoundFilesystem(self._target, context)
+
+    def _write_many(
+        self, requests: Sequence[WriteRequest], context: OperationContext | None
+    ) -> list[Stat]:
+        return self._target._write_many(requests, context or self._context)
+
+    def _content_store(self, path: str, context: OperationContext | None) -> ContentStoreABC:
+        return self._target._content_store(path, context or self._context)

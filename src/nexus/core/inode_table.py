@@ -1,0 +1,430 @@
+"""InodeTable: the typed records of one volume, and the transactions that change them.
+
+Layer: core, above :class:`~nexus.core.sealed_store.SealedStore`. One mutation is one commit: the
+current record, a version record and a journal entry together. It decides nothing about
+permissions, preconditions or content. Unix counterpart: an inode cache over a journal.
+
+Keyspaces (docs/formats.md has the bytes): ``C`` current records by zone, volume, depth and path,
+so that the children of a directory lie side by side and a subtree is one range a level; ``V``
+version records by path and revision; ``J`` journal entries by revision.
+
+Invariants:
+
+1. Every current record but a volume's root has a current record of a directory as its parent.
+2. A cached record equals the stored one. It is dropped before its commit and set after it, and a
+   reader keeps what it read only if no commit came between (``_epoch``).
+
+Lock order: the VFS lock of the paths concerned, SealedStore's turn, ``_cache_lock`` (a leaf).
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from nexus.contracts.errors import CorruptionError
+from nexus.contracts.file_events import FileEvent
+from nexus.contracts.metadata import FileMetadata, Stat
+from nexus.core.sealed_store import Mutation, Sealed, SealedStore, revision_key, revision_of
+from nexus.lib.paths import depth, parent
+
+CODEC_VERSION = b"\x01"
+CACHED_RECORDS = 1 << 16
+CACHED_LISTING_NAMES = 1 << 18
+_LARGEST_CACHED_LISTING = 1 << 14
+
+_UNKNOWN: Any = object()
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_metadata = msgspec.msgpack.Decoder(FileMetadata).decode
+_decode_event = msgspec.msgpack.Decoder(FileEvent).decode
+
+
+class Inode:
+    """A current record: its metadata, the revision that wrote it, and its sealed form."""
+
+    __slots__ = ("meta", "record", "revision", "stat")
+
+    def __init__(self, meta: FileMetadata, record: Sealed) -> None:
+        self.meta = meta
+        self.record = record
+        self.revision = record.revision
+        self.stat: Stat | None = None  # built on first use by the volume, then copied
+
+
+class Version(NamedTuple):
+    """A version record: the metadata as of a revision, or None where the path was removed."""
+
+    path: str
+    revision: int
+    meta: FileMetadata | None
+    record: Sealed
+
+
+def _key_part(text: str) -> bytes:
+    return text.encode() + b"\0"
+
+
+def encode_metadata(meta: FileMetadata) -> bytes:
+    """Return the stored form of a record."""
+    return CODEC_VERSION + _encode(meta)
+
+
+def decode_metadata(record: Sealed) -> FileMetadata:
+    """Return the metadata of a record. Errors: CorruptionError."""
+    payload = record.payload
+    if payload[:1] != CODEC_VERSION:
+        raise CorruptionError(
+            "metastore",
+            None,
+            f"record {record.key!r} has codec version {payload[:1].hex()}",
+            hint="it was written by a newer release",
+        )
+    try:
+        return _decode_metadata(payload[1:])
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise CorruptionError("metastore", None, f"record {record.key!r}: {error}") from error
+
+
+class InodeTable:
+    """The records of one volume. Shared by all threads."""
+
+    def __init__(self, store: SealedStore, zone_id: str, volume_id: str) -> None:
+        self.store = store
+        place = _key_part(zone_id) + _key_part(volume_id)
+        self.current_prefix = b"C" + place
+        self.version_prefix = b"V" + place
+        self._cache_lock = threading.Lock()
+        self._cache: dict[str, Inode | None] = {}  # None: nothing is there
+        self._listings: dict[str, list[str]] = {}
+        self._listed_names = 0
+        self._epoch = 0
+        store.on_uncertain(self.drop_cache)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def get(self, path: str) -> Inode | None:
+        """Return the current record of a canonical volume path, or None."""
+        found: Inode | None = self._cache.get(path, _UNKNOWN)
+        if found is not _UNKNOWN:
+            return found
+        epoch = self._epoch
+        record = self.store.get(self.key(path))
+        inode = None if record is None else Inode(decode_metadata(record), record)
+        self._remember(path, inode, epoch)
+        return inode
+
+    def key(self, path: str) -> bytes:
+        """Return the key of a path's current record."""
+        return self.current_prefix + depth(path).to_bytes(2, "big") + path.encode()
+
+    def path_of(self, key: bytes) -> str:
+        """Return the path in the key of a current record."""
+        return key[len(self.current_prefix) + 2 :].decode()
+
+    def child_names(self, directory: str) -> list[str] | None:
+        """Return the sorted names in a directory, or None when too many to keep in memory.
+
+        The list is shared: callers do not change it.
+        """
+        names = self._listings.get(directory)
+        if names is not None:
+            return names
+        epoch = self._epoch
+        prefix = self._children_prefix(directory)
+        records = self.store.scan(prefix, limit=_LARGEST_CACHED_LISTING + 1)
+        if len(records) > _LARGEST_CACHED_LISTING:
+            return None
+        start = len(prefix)
+        names = [record.key[start:].decode() for record in records]
+        if self.store.cacheable:
+            with self._cache_lock:
+                if epoch == self._epoch:
+                    self._keep_listing_locked(directory, names)
+        return names
+
+    def children(self, directory: str, after: str = "") -> Iterator[tuple[str, Inode]]:
+        """Yield (path, record) of a directory's entries in order, after the path ``after``."""
+        prefix = self._children_prefix(directory)
+        return self._inodes(prefix, self._after_key(prefix, after))
+
+    def has_children(self, directory: str) -> bool:
+        """Return whether anything lies in a directory."""
+        names = self._listings.get(directory)
+        if names is not None:
+            return bool(names)
+        return bool(self.store.scan(self._children_prefix(directory), limit=1))
+
+    def subtree(self, directory: str, after: str = "") -> Iterator[tuple[str, Inode]]:
+        """Yield (path, record) of everything beneath a directory, sorted bytewise by path.
+
+        Bounded memory: one page a level. Entries that change while this runs may be seen in
+        either state.
+        """
+        levels = []
+        level = depth(directory) + 1
+        base = b"/" if directory == "/" else directory.encode() + b"/"
+        while True:
+            prefix = self.current_prefix + level.to_bytes(2, "big") + base
+            if not self.store.scan(prefix, limit=1):
+                break
+            levels.append(self._inodes(prefix, self._after_key(prefix, after)))
+            level += 1
+        return heapq.merge(*levels, key=lambda item: item[0])
+
+    def _after_key(self, prefix: bytes, after: str) -> bytes:
+        if not after:
+            return b""
+        return prefix[: len(self.current_prefix) + 2] + after.encode()
+
+    def _inodes(self, prefix: bytes, after: bytes) -> Iterator[tuple[str, Inode]]:
+        for record in self.store.iterate(prefix, after):
+            yield self.path_of(record.key), Inode(decode_metadata(record), record)
+
+    def _children_prefix(self, directory: str) -> bytes:
+        level = (depth(directory) + 1).to_bytes(2, "big")
+        base = b"/" if directory == "/" else directory.encode() + b"/"
+        return self.current_prefix + level + base
+
+    def versions(self, path: str, after_revision: int = 0) -> Iterator[Version]:
+        """Yield the kept version records of a path, oldest first."""
+        prefix = self.versions_key(path)
+        after = prefix + revision_key(after_revision) if after_revision else b""
+        for record in self.store.iterate(prefix, after):
+            yield self.version_of(record)
+
+    def all_versions(self) -> Iterator[Version]:
+        """Yield every kept version record of the volume, grouped by path, oldest first."""
+        for record in self.store.iterate(self.version_prefix):
+            yield self.version_of(record)
+
+    def all_current(self) -> Iterator[tuple[str, Inode]]:
+        """Yield every current record of the volume."""
+        return self._inodes(self.current_prefix, b"")
+
+    def version_of(self, record: Sealed) -> Version:
+        """Return the typed form of a version record. Errors: CorruptionError."""
+        path = record.key[len(self.version_prefix) : -9].decode()
+        meta = decode_metadata(record) if record.payload else None
+        return Version(path, revision_of(record.key), meta, record)
+
+    def versions_key(self, path: str) -> bytes:
+        """Return the prefix of the keys of a path's version records."""
+        return self.version_prefix + _key_part(path)
+
+    # -- the cache ----------------------------------------------------------------------------
+
+    def _remember(self, path: str, inode: Inode | None, epoch: int) -> None:
+        if not self.store.cacheable:
+            return
+        with self._cache_lock:
+            if epoch == self._epoch:
+                self._keep_locked(path, inode)
+
+    def _keep_locked(self, path: str, inode: Inode | None) -> None:
+        cache = self._cache
+        if len(cache) >= CACHED_RECORDS and path not in cache:
+            del cache[next(iter(cache))]
+        cache[path] = inode
+
+    def _keep_listing_locked(self, directory: str, names: list[str]) -> None:
+        self._listed_names += len(names)
+        while self._listings and self._listed_names > CACHED_LISTING_NAMES:
+            self._forget_listing_locked(next(iter(self._listings)))
+        self._listings[directory] = names
+
+    def _forget_listing_locked(self, directory: str) -> None:
+        names = self._listings.pop(directory, None)
+        if names is not None:
+            self._listed_names -= len(names)
+
+    def drop_cache(self) -> None:
+        """Forget everything kept in memory."""
+        with self._cache_lock:
+            self._epoch += 1
+            self._cache.clear()
+            self._listings.clear()
+            self._listed_names = 0
+
+    def forget(self, changes: dict[str, Change], written: dict[bytes, Sealed]) -> None:
+        """Drop what changes, and keep what was ``written``; called around each commit."""
+        with self._cache_lock:
+            self._epoch += 1
+            for path, change in changes.items():
+                self._cache.pop(path, None)
+                if change.moves_name:
+                    self._forget_listing_locked(parent(path))
+                    self._forget_listing_locked(path)
+                record = written.get(change.key)
+                if record is not None and change.meta is not None and self.store.cacheable:
+                    self._keep_locked(path, Inode(change.meta, record))
+
+
+class OverlayTable(InodeTable):
+    """What is known, beyond the driver's own tree, of paths in a path-addressed volume.
+
+    Only paths that were changed through the kernel have a record, so parents may be missing and
+    keys are flat: a subtree is one range.
+    """
+
+    def __init__(self, store: SealedStore, zone_id: str, volume_id: str) -> None:
+        super().__init__(store, zone_id, volume_id)
+        self.current_prefix = b"O" + self.current_prefix[1:]
+
+    def key(self, path: str) -> bytes:
+        return self.current_prefix + path.encode()
+
+    def path_of(self, key: bytes) -> str:
+        return key[len(self.current_prefix) :].decode()
+
+    def subtree(self, directory: str, after: str = "") -> Iterator[tuple[str, Inode]]:
+        base = b"/" if directory == "/" else directory.encode() + b"/"
+        return self._inodes(self.current_prefix + base, self.key(after) if after else b"")
+
+
+class Change(NamedTuple):
+    """What a transaction does to one path: a new record, or None to remove it."""
+
+    key: bytes
+    meta: FileMetadata | None
+    replaced: Inode | None
+
+    @property
+    def moves_name(self) -> bool:
+        """Whether the name appears in, or disappears from, its directory."""
+        return self.meta is None or self.replaced is None
+
+
+class Transaction:
+    """Changes to paths of any volumes of one store, committed together. One thread's own.
+
+    The caller holds exclusive VFS locks that cover every path it changes.
+    """
+
+    def __init__(self, store: SealedStore, *, reclaim: bool = False) -> None:
+        self._store = store
+        self._mutation = Mutation(reclaim=reclaim)
+        self._changes: dict[InodeTable, dict[str, Change]] = {}
+        self._events: list[FileEvent] = []
+        self._on_finish: list[Callable[[], None]] = []
+
+    def __enter__(self) -> Transaction:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for callback in self._on_finish:
+            callback()
+
+    def on_finish(self, callback: Callable[[], None]) -> None:
+        """Call back when the transaction's block is left, committed or not."""
+        self._on_finish.append(callback)
+
+    def get(self, table: InodeTable, path: str) -> FileMetadata | None:
+        """Return the metadata at a path as this transaction would leave it."""
+        changed = self._changes.get(table, {}).get(path)
+        if changed is not None:
+            return changed.meta
+        inode = table.get(path)
+        return None if inode is None else inode.meta
+
+    def put(self, table: InodeTable, path: str, meta: FileMetadata, *, fresh: bool = False) -> None:
+        """Create or replace the record of a path; ``fresh`` promises that none is there."""
+        changes = self._changes.setdefault(table, {})
+        earlier = changes.get(path)
+        replaced = earlier.replaced if earlier else None if fresh else table.get(path)
+        changes[path] = Change(table.key(path), meta, replaced)
+
+    def remove(self, table: InodeTable, path: str, inode: Inode) -> None:
+        """Remove the record of a path, as read before."""
+        self._changes.setdefault(table, {})[path] = Change(table.key(path), None, inode)
+
+    def event(self, event: FileEvent) -> None:
+        """Add a journal entry to the commit."""
+        self._events.append(event)
+
+    def put_setting(self, key: bytes, payload: bytes, replaced: Sealed | None) -> None:
+        """Write a record outside the three keyspaces."""
+        self._mutation.put(key, payload, replaced)
+
+    def delete_setting(self, record: Sealed) -> None:
+        """Remove a record outside the three keyspaces."""
+        self._mutation.delete(record)
+
+    def commit(self, *, durable: bool) -> int:
+        """Commit everything; return the revision. Errors: those of the driver."""
+        mutation = self._mutation
+        for table, changes in self._changes.items():
+            for path, change in changes.items():
+                self._stage(table, path, change)
+        for sequence, event in enumerate(self._events):
+            mutation.put_at_revision(b"J", _encode(event), sequence.to_bytes(4, "big"))
+        for table, changes in self._changes.items():
+            table.forget(changes, {})
+        revision, written = self._store.commit(mutation, durable=durable)
+        by_key = {record.key: record for record in written}
+        for table, changes in self._changes.items():
+            table.forget(changes, by_key)
+        return revision
+
+    def _stage(self, table: InodeTable, path: str, change: Change) -> None:
+        replaced = change.replaced.record if change.replaced else None
+        if change.meta is not None:
+            payload = encode_metadata(change.meta)
+            self._mutation.put(change.key, payload, replaced)
+        elif replaced is not None:
+            payload = b""
+            self._mutation.delete(replaced)
+        else:
+            return
+        self._mutation.put_at_revision(table.versions_key(path), payload)
+
+
+def journal_records(
+    store: SealedStore, after: tuple[int, int] = (0, 0)
+) -> Iterator[tuple[Sealed, FileEvent]]:
+    """Yield (record, event) of the journal, oldest first.
+
+    ``after`` is the (revision, sequence) to resume after; (0, 0) starts at the oldest kept.
+    Errors: CorruptionError.
+    """
+    start = b"J" + revision_key(after[0]) + after[1].to_bytes(4, "big") if after[0] else b""
+    for record in store.iterate(b"J", start):
+        yield (
+            record,
+            msgspec.structs.replace(_decode_event(record.payload), revision=record.revision),
+        )
+
+
+def journal(store: SealedStore, after: tuple[int, int] = (0, 0)) -> Iterator[tuple[int, FileEvent]]:
+    """Yield (sequence within its revision, event) of the journal; see :func:`journal_records`."""
+    for record, event in journal_records(store, after):
+        yield int.from_bytes(record.key[-4:], "big"), event
+
+
+class ParsedKey(NamedTuple):
+    """What a stored key stands for. ``keyspace`` is its first byte as a letter."""
+
+    keyspace: str
+    zone_id: str
+    volume_id: str
+    path: str
+
+
+def parse_key(key: bytes) -> ParsedKey | None:
+    """Return what a key stands for, or None when it has no known form."""
+    keyspace = key[:1].decode("ascii", "replace")
+    try:
+        if keyspace == "J" and len(key) == 13:
+            return ParsedKey("J", "", "", f"revision {int.from_bytes(key[1:9], 'big')}")
+        if keyspace == "M":
+            zone, point = key[1:].split(b"\0", 1)
+            return ParsedKey("M", zone.decode(), "", point.decode())
+        zone, volume, rest = key[1:].split(b"\0", 2)
+        parts = {"C": rest[2:], "O": rest, "V": rest[:-9]}
+        return ParsedKey(keyspace, zone.decode(), volume.decode(), parts[keyspace].decode())
+    except (ValueError, KeyError):
+        return None

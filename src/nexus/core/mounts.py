@@ -1,0 +1,238 @@
+"""MountManager: mounts and unmounts at run time, and remembers mounts across restarts.
+
+Layer: core, the driver lifecycle coordinator. It turns a driver into a volume, keeps the router's
+table and the persistent mount records in step, and knows drivers only by their interface: a
+description is opened by a function that the factory hands in. Unix counterpart: ``kern_mount``
+and ``/proc/mounts``.
+
+Invariants:
+
+1. A volume is mounted at one point at a time.
+2. A mount given as a description is in the metastore exactly while it is mounted; one given as a
+   driver object lasts until the filesystem closes.
+3. A remembered mount that cannot be opened is kept, shown with its reason, and refuses calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from nexus.contracts.context import OperationContext
+from nexus.contracts.errors import (
+    BusyError,
+    InvalidArgumentError,
+    NexusError,
+    PathExistsError,
+    StorageError,
+)
+from nexus.contracts.file_events import MOUNT, UNMOUNT
+from nexus.contracts.metadata import Stat
+from nexus.contracts.object_store import ContentStoreABC, NamespaceStoreABC, ObjectStoreABC
+from nexus.core.inode_table import InodeTable, OverlayTable, Transaction
+from nexus.core.inode_volume import InodeVolume
+from nexus.core.path_volume import PathVolume
+from nexus.core.router import VFSRouter
+from nexus.core.sealed_store import SealedStore
+from nexus.core.sys_volume import SYS_POINT
+from nexus.core.volume import Actor, Volume
+
+OpenDriver = Callable[[Mapping[str, Any]], ObjectStoreABC]
+
+_MOUNT_PREFIX = b"M"
+
+
+@dataclass(slots=True)
+class Mount:
+    """One row of the mount table. ``problem`` says why ``volume`` is None."""
+
+    point: str
+    driver_name: str
+    volume_id: str
+    volume: Volume | None
+    description: dict[str, Any] | None
+    problem: str | None = None
+
+
+class MountRecord(msgspec.Struct, frozen=True):
+    """A remembered mount, as stored: JSON, so that an unknown driver's keys survive."""
+
+    backend: dict[str, Any]
+    owner_id: str
+    volume_id: str
+
+
+class MountManager:
+    """Changes the mount table. The caller holds the exclusive VFS lock of the mount point."""
+
+    def __init__(
+        self,
+        router: VFSRouter[Mount],
+        store: SealedStore,
+        open_driver: OpenDriver,
+        *,
+        durable: bool,
+    ) -> None:
+        self._router = router
+        self._store = store
+        self._open_driver = open_driver
+        self._durable = durable
+
+    def mount(
+        self, point: str, backend: ObjectStoreABC | Mapping[str, Any], actor: Actor
+    ) -> Volume:
+        """Mount a driver object, or what a description opens, at a free canonical path.
+
+        Errors: PathExistsError, BusyError, InvalidArgumentError, and those of the driver.
+        """
+        zone_id = actor.context.zone_id
+        if self._router.at(point, zone_id) is not None:
+            raise PathExistsError("mount", point, "something is mounted here already")
+        driver, description = self._open(point, backend)
+        try:
+            self._check_unused(point, zone_id, driver)
+            under = self._ensure_point(point, actor)
+            volume = self._volume(point, driver, actor.context.user_id, actor)
+            self._remember(point, driver, description, under, actor)
+        except BaseException:
+            if description is not None:
+                driver.close()
+            raise
+        row = Mount(point, driver.name, driver.volume_id, volume, description)
+        self._router.add(zone_id, point, row)
+        return volume
+
+    def unmount(self, point: str, actor: Actor) -> int:
+        """Take a mount away and forget it; return the revision. Errors: BusyError."""
+        zone_id = actor.context.zone_id
+        if point in ("/", SYS_POINT):
+            raise BusyError("unmount", point, "this mount carries the filesystem itself")
+        below = self._router.points_below(point, zone_id)
+        if below:
+            raise BusyError("unmount", point, f"{below[0]} is mounted beneath it")
+        with Transaction(self._store) as txn:
+            record = self._store.get(_record_key(zone_id, point))
+            if record is not None:
+                txn.delete_setting(record)
+            txn.event(actor.event(UNMOUNT, point))
+            revision = txn.commit(durable=self._durable)
+        mount = self._router.remove(zone_id, point)
+        if mount.volume is not None:
+            mount.volume.close()
+        return revision
+
+    def restore(self, context: OperationContext, now_ns: int) -> None:
+        """Mount everything that is remembered, outermost first."""
+        prefix = _MOUNT_PREFIX + context.zone_id.encode() + b"\0"
+        for sealed in self._store.iterate(prefix):
+            point = sealed.key[len(prefix) :].decode()
+            record = msgspec.json.decode(sealed.payload, type=MountRecord)
+            self._router.add(context.zone_id, point, self._restored(point, record, context, now_ns))
+
+    def _restored(
+        self, point: str, record: MountRecord, context: OperationContext, now_ns: int
+    ) -> Mount:
+        name = str(record.backend.get("driver"))
+        try:
+            driver = self._open_driver(record.backend)
+        except NexusError as error:
+            return Mount(point, name, record.volume_id, None, record.backend, str(error))
+        if driver.volume_id != record.volume_id:
+            driver.close()
+            problem = "another volume is there now; unmount, then mount it anew"
+            return Mount(point, name, record.volume_id, None, record.backend, problem)
+        volume = self._volume(point, driver, record.owner_id, Actor(context, now_ns))
+        return Mount(point, driver.name, driver.volume_id, volume, record.backend)
+
+    def rows(self, zone_id: str) -> list[Stat]:
+        """Return the mount table as dicts, sorted by path."""
+        return [
+            {
+                "path": point,
+                "driver": mount.driver_name,
+                "volume_id": mount.volume_id,
+                "backend": mount.description,
+                "persistent": mount.description is not None,
+                "state": "unavailable" if mount.problem else "mounted",
+                "problem": mount.problem,
+            }
+            for point, mount in self._router.mounts(zone_id)
+            if point != SYS_POINT
+        ]
+
+    def _open(
+        self, point: str, backend: ObjectStoreABC | Mapping[str, Any]
+    ) -> tuple[ObjectStoreABC, dict[str, Any] | None]:
+        if isinstance(backend, ObjectStoreABC):
+            return backend, None
+        if not isinstance(backend, Mapping):
+            raise InvalidArgumentError(
+                "mount",
+                point,
+                "backend is neither a driver nor a description",
+                hint='for example {"driver": "path_local", "root": "/some/folder"}',
+            )
+        return self._open_driver(backend), dict(backend)
+
+    def _check_unused(self, point: str, zone_id: str, driver: ObjectStoreABC) -> None:
+        for other, mount in self._router.mounts(zone_id):
+            if mount.volume_id == driver.volume_id:
+                raise BusyError("mount", point, f"the same volume is mounted at {other}")
+
+    def _ensure_point(self, point: str, actor: Actor) -> Volume | None:
+        """Create the directory to mount on, in the volume beneath; None for the root."""
+        if point == "/":
+            return None
+        route = self._router.route(point, actor.context.zone_id)
+        under = route.mount.volume
+        if under is None:
+            raise StorageError("mount", point, f"{route.point} is unavailable")
+        stat = under.stat(route.relative)
+        if stat is None or not stat["is_directory"]:
+            with Transaction(self._store) as txn:
+                under.create_directory(txn, route.relative, False, True, actor)
+                txn.commit(durable=self._durable)
+        return under
+
+    def _volume(self, point: str, driver: ObjectStoreABC, owner_id: str, actor: Actor) -> Volume:
+        zone_id = actor.context.zone_id
+        if isinstance(driver, ContentStoreABC):
+            table = InodeTable(self._store, zone_id, driver.volume_id)
+            volume = InodeVolume(point, table, driver, zone_id=zone_id, durable=self._durable)
+            volume.ensure_root(actor)
+            return volume
+        if isinstance(driver, NamespaceStoreABC):
+            return PathVolume(
+                point,
+                OverlayTable(self._store, zone_id, driver.volume_id),
+                driver,
+                zone_id=zone_id,
+                owner_id=owner_id,
+                durable=self._durable,
+            )
+        raise InvalidArgumentError("mount", point, f"{driver.name} has no known addressing")
+
+    def _remember(
+        self,
+        point: str,
+        driver: ObjectStoreABC,
+        description: dict[str, Any] | None,
+        under: Volume | None,
+        actor: Actor,
+    ) -> None:
+        if under is None:
+            return
+        with Transaction(self._store) as txn:
+            if description is not None:
+                record = MountRecord(description, actor.context.user_id, driver.volume_id)
+                key = _record_key(actor.context.zone_id, point)
+                txn.put_setting(key, msgspec.json.encode(record), self._store.get(key))
+            txn.event(actor.event(MOUNT, point))
+            txn.commit(durable=self._durable)
+
+
+def _record_key(zone_id: str, point: str) -> bytes:
+    return _MOUNT_PREFIX + zone_id.encode() + b"\0" + point.encode()

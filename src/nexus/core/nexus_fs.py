@@ -1,0 +1,668 @@
+"""NexusFS: the system calls. Validates, routes and locks; volumes do the rest.
+
+Layer: core. It holds syscalls, lifecycle and nothing else: conveniences are inherited, storage is
+behind volumes, drivers come through :mod:`nexus.core.mounts`. Boots with one metastore and no
+mount. Unix counterpart: the system call layer of a VFS.
+
+Order of a mutating call: normalize, lock (exclusive, released last), route, volume, commit. The
+route is looked up under the lock, since mounting takes the mount point's exclusive lock.
+Stat and readdir take no lock: they read committed records.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
+from typing import Any
+
+from nexus.contracts.context import ROOT_ZONE_ID, OperationContext
+from nexus.contracts.errors import (
+    BusyError,
+    ClosedError,
+    InvalidArgumentError,
+    NotSupportedError,
+    StorageError,
+)
+from nexus.contracts.filesystem import NexusFilesystem, Precondition, WriteRequest
+from nexus.contracts.metadata import (
+    DT_DIR,
+    DT_MOUNT,
+    DT_REG,
+    ENTRY_TYPE_NAMES,
+    Buffer,
+    DirectoryPage,
+    Stat,
+)
+from nexus.contracts.metastore import MetastoreABC
+from nexus.contracts.object_store import Content, ContentStoreABC
+from nexus.core.bound import BoundFilesystem
+from nexus.core.collector import Collector
+from nexus.core.inode_table import Transaction
+from nexus.core.mounts import Mount, MountManager, OpenDriver
+from nexus.core.router import VFSRouter
+from nexus.core.sealed_store import SealedStore
+from nexus.core.sys_volume import SYS_POINT, SysVolume
+from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S, HoldSet, VFSLockManager
+from nexus.core.volume import (
+    Actor,
+    TreeEntry,
+    Volume,
+    bad_attribute,
+    missing,
+    not_directory,
+)
+from nexus.lib.paths import is_below, join, normalize
+
+_ATTRIBUTE_TYPES: Mapping[str, tuple[type, ...]] = {
+    "mode": (int,),
+    "owner_id": (str,),
+    "mime_type": (str,),
+    "modified_at": (int, float),
+    "attributes": (Mapping,),
+}
+MAX_ATTRIBUTES_BYTES = 32 << 10
+_PATH = itemgetter("path")
+
+
+class NexusFS(NexusFilesystem):
+    """The kernel's implementation of the published contract. Shared by all threads."""
+
+    def __init__(
+        self,
+        metastore: MetastoreABC,
+        *,
+        context: OperationContext,
+        open_driver: OpenDriver,
+        clock_ns: Callable[[], int],
+        durable: bool = False,
+        lock_timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        self.store = SealedStore(metastore)
+        self.router: VFSRouter[Mount] = VFSRouter()
+        self.locks = VFSLockManager(lock_timeout_s)
+        self.mounts = MountManager(self.router, self.store, open_driver, durable=durable)
+        self.collector = Collector(self.store, self.volumes, clock_ns)
+        self._context = context
+        self._clock_ns = clock_ns
+        self._durable = durable
+        self._closed = False
+        self._closing = threading.Lock()
+        self._on_close: list[Callable[[], None]] = []
+        system = SysVolume(
+            self.store,
+            ROOT_ZONE_ID,
+            lambda: self.mounts.rows(ROOT_ZONE_ID),
+            self._list_versions,
+        )
+        self.router.add(
+            ROOT_ZONE_ID, SYS_POINT, Mount(SYS_POINT, "kernel", "__sys__", system, None)
+        )
+
+    # -- content ------------------------------------------------------------------------------
+
+    def sys_read(
+        self,
+        path: str,
+        count: int | None = None,
+        offset: int = 0,
+        *,
+        version: int | None = None,
+        context: OperationContext | None = None,
+    ) -> bytes:
+        path = normalize("read", path)
+        if offset or count is not None:
+            _check_range("read", path, count, offset)
+        zone_id = (context or self._context).zone_id
+        with self.locks.read(f"/{zone_id}{path}"):
+            volume, relative = self._route("read", path, zone_id)
+            return volume.read("read", relative, count, offset, version)
+
+    def sys_write(
+        self,
+        path: str,
+        buf: Buffer,
+        count: int | None = None,
+        offset: int = 0,
+        *,
+        precondition: Precondition | None = None,
+        context: OperationContext | None = None,
+    ) -> Stat:
+        path = normalize("write", path)
+        data = _view("write", path, buf)
+        _check_range("write", path, count, offset)
+        if count is not None:
+            if count > len(data):
+                raise InvalidArgumentError(
+                    "write", path, f"count is {count} but buf has {len(data)} bytes"
+                )
+            data = data[:count]
+        actor = self._actor(context)
+        with self._locked(actor, path), Transaction(self.store) as txn:
+            volume, relative = self._route("write", path, actor.context.zone_id)
+            answer = volume.write_at(txn, relative, data, offset, precondition, actor)
+            answer["revision"] = txn.commit(durable=self._durable)
+        return answer
+
+    def _write_many(
+        self, requests: Sequence[WriteRequest], context: OperationContext | None
+    ) -> list[Stat]:
+        actor = self._actor(context)
+        operation = "append" if any(request.append for request in requests) else "write"
+        paths = [normalize(operation, request.path) for request in requests]
+        if len(requests) != 1:
+            self._check_batch(paths, actor)
+        prepared: list[tuple[Volume, Content]] = []
+        try:
+            contents = [
+                self._prepare(operation, path, request, actor, prepared)
+                for path, request in zip(paths, requests, strict=True)
+            ]
+            with (
+                self._locked_to_create(operation, paths, requests, actor),
+                Transaction(self.store) as txn,
+            ):
+                answers = []
+                for path, request, content in zip(paths, requests, contents, strict=True):
+                    volume, relative = self._route(operation, path, actor.context.zone_id)
+                    answers.append(volume.write(txn, operation, relative, request, content, actor))
+                revision = txn.commit(durable=self._durable) if answers else 0
+        finally:
+            for volume, content in prepared:
+                volume.abandon(content)
+        for answer in answers:
+            answer["revision"] = revision
+        return answers
+
+    def _prepare(
+        self,
+        operation: str,
+        path: str,
+        request: WriteRequest,
+        actor: Actor,
+        prepared: list[tuple[Volume, Content]],
+    ) -> Content | None:
+        if isinstance(request.buf, str):
+            raise InvalidArgumentError(operation, path, "buf is text; encode it to bytes")
+        volume, relative = self._route(operation, path, actor.context.zone_id)
+        content = volume.prepare(operation, relative, request)
+        if content is not None:
+            prepared.append((volume, content))
+        return content
+
+    def _check_batch(self, paths: list[str], actor: Actor) -> None:
+        seen = set()
+        for path in paths:
+            if path in seen:
+                raise InvalidArgumentError("write_batch", path, "the path is in the batch twice")
+            seen.add(path)
+            volume, _ = self._route("write_batch", path, actor.context.zone_id)
+            if not volume.atomic_batch:
+                raise NotSupportedError(
+                    "write_batch",
+                    path,
+                    f"the mount {volume.point} cannot take part in one commit with others",
+                    hint="write its files one by one",
+                )
+
+    def _locked_to_create(
+        self,
+        operation: str,
+        paths: list[str],
+        requests: Sequence[WriteRequest],
+        actor: Actor,
+    ) -> HoldSet:
+        """Lock each path, or the topmost directory that has to be created for it.
+
+        Two writers that need the same new directory so take turns. What is missing is looked up
+        again under the lock; when a directory above went away meanwhile, more has to be locked.
+        """
+        wanted = self._creation_locks(operation, paths, requests, actor)
+        while True:
+            holds = self.locks.write_many(wanted)
+            try:
+                needed = self._creation_locks(operation, paths, requests, actor)
+                if all(
+                    lock in wanted or any(is_below(lock, above) for above in wanted)
+                    for lock in needed
+                ):
+                    return holds
+            except BaseException:
+                holds.release()
+                raise
+            holds.release()
+            wanted |= needed
+
+    def _creation_locks(
+        self,
+        operation: str,
+        paths: Iterable[str],
+        requests: Sequence[WriteRequest],
+        actor: Actor,
+    ) -> set[str]:
+        zone_id = actor.context.zone_id
+        wanted = set()
+        for path, request in zip(paths, requests, strict=True):
+            if request.create and request.parents:
+                volume, relative = self._route(operation, path, zone_id)
+                path = volume.absolute(volume.first_missing(relative))
+            wanted.add(f"/{zone_id}{path}")
+        return wanted
+
+    def sys_copy(self, src: str, dst: str, *, context: OperationContext | None = None) -> Stat:
+        src, dst = normalize("copy", src), normalize("copy", dst)
+        actor = self._actor(context)
+        if src == dst or is_below(dst, src):
+            raise InvalidArgumentError("copy", src, f"cannot copy it into itself, at {dst}")
+        with ExitStack() as held:
+            self._lock_pair(held, src, dst, actor, shared_source=True)
+            txn = held.enter_context(Transaction(self.store))
+            source, target = self._pair("copy", src, dst, actor)
+            if source[0] is target[0]:
+                copied = source[0].copy(txn, source[1], target[1], actor)
+            else:
+                copied = self._transfer("copy", txn, source, target, actor)
+            revision = txn.commit(durable=self._durable)
+        stat = self.sys_stat(dst, context=context) or {"path": dst}
+        return stat | {"copied": copied, "revision": revision}
+
+    # -- metadata -----------------------------------------------------------------------------
+
+    def sys_stat(self, path: str, *, context: OperationContext | None = None) -> Stat | None:
+        path = normalize("stat", path)
+        volume, relative = self._route("stat", path, (context or self._context).zone_id)
+        return volume.stat(relative)
+
+    def sys_setattr(
+        self, path: str, *, context: OperationContext | None = None, **attrs: Any
+    ) -> Stat:
+        path = normalize("setattr", path)
+        actor = self._actor(context)
+        kind = attrs.pop("entry_type", None)
+        if kind is None:
+            self._update(path, attrs, actor)
+        elif kind == DT_DIR:
+            self._make_directory(path, attrs, actor)
+        elif kind == DT_MOUNT:
+            self._mount(path, attrs, actor)
+        elif kind == DT_REG:
+            self._make_file(path, attrs, actor)
+        else:
+            name = ENTRY_TYPE_NAMES[kind] if kind in range(len(ENTRY_TYPE_NAMES)) else repr(kind)
+            raise bad_attribute(path, "entry_type", f"{name} cannot be created here")
+        stat = self.sys_stat(path, context=context)
+        if stat is None:
+            raise missing("setattr", path)
+        return stat
+
+    def _update(self, path: str, attrs: dict[str, Any], actor: Actor) -> None:
+        if not attrs:
+            raise InvalidArgumentError("setattr", path, "no attribute is given")
+        for name, value in attrs.items():
+            _check_attribute(path, name, value)
+        with self._locked(actor, path), Transaction(self.store) as txn:
+            volume, relative = self._route("setattr", path, actor.context.zone_id)
+            volume.set_attributes(txn, relative, attrs, actor)
+            txn.commit(durable=self._durable)
+
+    def _make_directory(self, path: str, attrs: dict[str, Any], actor: Actor) -> None:
+        parents, exist_ok = bool(attrs.pop("parents", False)), bool(attrs.pop("exist_ok", False))
+        _check_no_more(path, attrs)
+        request = WriteRequest(path, b"", parents=parents)
+        with (
+            self._locked_to_create("mkdir", [path], [request], actor),
+            Transaction(self.store) as txn,
+        ):
+            volume, relative = self._route("mkdir", path, actor.context.zone_id)
+            volume.create_directory(txn, relative, parents, exist_ok, actor)
+            txn.commit(durable=self._durable)
+
+    def _make_file(self, path: str, attrs: dict[str, Any], actor: Actor) -> None:
+        _check_no_more(path, attrs)
+        request = WriteRequest(
+            path, b"", parents=False, precondition=Precondition(if_none_match="*")
+        )
+        if self.sys_stat(path, context=actor.context) is not None:
+            raise bad_attribute(path, "entry_type", "something is there already")
+        self._write_many([request], actor.context)
+
+    def _mount(self, path: str, attrs: dict[str, Any], actor: Actor) -> None:
+        backend = attrs.pop("backend", None)
+        _check_no_more(path, attrs)
+        with self._locked(actor, path):
+            self.mounts.mount(path, backend, actor)
+        if path == "/":
+            self.mounts.restore(actor.context, actor.now_ns)
+
+    def sys_unlink(
+        self, path: str, recursive: bool = False, *, context: OperationContext | None = None
+    ) -> Stat:
+        path = normalize("unlink", path)
+        actor = self._actor(context)
+        zone_id = actor.context.zone_id
+        with self._locked(actor, path):
+            self._check_open()
+            if self.router.at(path, zone_id) is not None:
+                if recursive:
+                    raise BusyError("unlink", path, "is a mount point", hint="unmount it first")
+                revision = self.mounts.unmount(path, actor)
+                return {"path": path, "removed": 1, "revision": revision}
+            self._check_no_mount_below("unlink", path, zone_id)
+            volume, relative = self._route("unlink", path, zone_id)
+            with Transaction(self.store, reclaim=True) as txn:
+                removed = volume.remove(txn, relative, recursive, actor)
+                revision = txn.commit(durable=self._durable)
+        return {"path": path, "removed": removed, "revision": revision}
+
+    def sys_rename(self, old: str, new: str, *, context: OperationContext | None = None) -> Stat:
+        old, new = normalize("rename", old), normalize("rename", new)
+        actor = self._actor(context)
+        if is_below(new, old):
+            raise InvalidArgumentError("rename", old, f"cannot move it into itself, to {new}")
+        with ExitStack() as held:
+            self._lock_pair(held, old, new, actor, shared_source=False)
+            for path in (old, new):
+                self._check_not_mount("rename", path, actor.context.zone_id)
+            self._check_no_mount_below("rename", old, actor.context.zone_id)
+            txn = held.enter_context(Transaction(self.store))
+            source, target = self._pair("rename", old, new, actor)
+            if old == new:
+                renamed, revision = self._rename_onto_itself(source, old)
+            elif source[0] is target[0]:
+                renamed = source[0].rename(txn, source[1], target[1], actor)
+                revision = txn.commit(durable=self._durable)
+            else:
+                renamed, revision = self._move_across(txn, source, target, actor)
+        return {"path": new, "old_path": old, "renamed": renamed, "revision": revision}
+
+    def _rename_onto_itself(self, source: tuple[Volume, str], path: str) -> tuple[int, int]:
+        stat = source[0].stat(source[1])
+        if stat is None:
+            raise missing("rename", path)
+        return 0, int(stat["revision"])
+
+    def _move_across(
+        self,
+        txn: Transaction,
+        source: tuple[Volume, str],
+        target: tuple[Volume, str],
+        actor: Actor,
+    ) -> tuple[int, int]:
+        """Copy to the target, then delete the source; in one commit where both can share one."""
+        moved = self._transfer("rename", txn, source, target, actor)
+        if source[0].atomic_batch:
+            source[0].remove(txn, source[1], True, actor)
+            return moved, txn.commit(durable=self._durable)
+        txn.commit(durable=self._durable)
+        with Transaction(self.store) as second:
+            source[0].remove(second, source[1], True, actor)
+            return moved, second.commit(durable=self._durable)
+
+    def _transfer(
+        self,
+        operation: str,
+        txn: Transaction,
+        source: tuple[Volume, str],
+        target: tuple[Volume, str],
+        actor: Actor,
+    ) -> int:
+        volume, relative = source
+        stat = volume.stat(relative)
+        if stat is None:
+            raise missing(operation, volume.absolute(relative))
+        target[0].check_target(operation, target[1], stat["is_directory"])
+        return target[0].receive(txn, target[1], _entries_of(volume, relative, stat), actor)
+
+    # -- directories --------------------------------------------------------------------------
+
+    def sys_readdir(
+        self,
+        path: str,
+        recursive: bool = False,
+        limit: int | None = None,
+        cursor: str | None = None,
+        details: bool = False,
+        *,
+        context: OperationContext | None = None,
+    ) -> DirectoryPage:
+        path = normalize("readdir", path)
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise InvalidArgumentError("readdir", path, f"limit is {limit!r}, not at least 1")
+        zone_id = (context or self._context).zone_id
+        volume, relative = self._route("readdir", path, zone_id)
+        if isinstance(volume, SysVolume):
+            return volume.readdir(relative, limit, cursor, details)
+        self._check_directory(volume, relative, path)
+        after = normalize("readdir", cursor) if cursor else ""
+        if not (recursive or details or limit or after):
+            names = volume.names(relative)
+            if names is not None:
+                base = "/" if path == "/" else path + "/"
+                return DirectoryPage([base + name for name in names])
+        stats = self._listing(volume, relative, path, after, recursive, zone_id)
+        taken = list(stats if limit is None else islice(stats, limit))
+        more = limit is not None and next(stats, None) is not None
+        return DirectoryPage(
+            taken if details else map(_PATH, taken), taken[-1]["path"] if more else None
+        )
+
+    def _listing(
+        self,
+        volume: Volume,
+        relative: str,
+        path: str,
+        after: str,
+        recursive: bool,
+        zone_id: str,
+    ) -> Iterator[Stat]:
+        """Yield the stats of a listing, with mounts in the place of what they shadow."""
+        points = [p for p in self.router.points_below(path, zone_id) if p != SYS_POINT]
+        start = _relative_to(volume.point, after)
+        if not recursive:
+            stats = volume.entries(relative, start)
+            return self._overlay_mounts(stats, points, zone_id) if points else stats
+        if not points:
+            return volume.subtree(relative, start)
+        listings = [_unshadowed(volume.subtree(relative, start), points)]
+        for point in points:
+            mount = self.router.at(point, zone_id)
+            if mount is not None and mount.volume is not None:
+                inner = mount.volume.subtree("/", _relative_to(point, after))
+                beneath = [p for p in points if is_below(p, point)]
+                listings.append(_unshadowed(inner, beneath))
+                root = mount.volume.stat("/")
+                if root is not None:
+                    listings.append(iter((root,)))
+        return (stat for stat in merge(*listings, key=_PATH) if stat["path"] > after)
+
+    def _overlay_mounts(
+        self, stats: Iterator[Stat], points: list[str], zone_id: str
+    ) -> Iterator[Stat]:
+        for stat in stats:
+            if stat["path"] in points:
+                mount = self.router.at(stat["path"], zone_id)
+                if mount is not None and mount.volume is not None:
+                    yield mount.volume.stat("/") or stat
+                    continue
+            yield stat
+
+    def _check_directory(self, volume: Volume, relative: str, path: str) -> None:
+        if relative == "/" and volume.point == "/":
+            return
+        stat = volume.stat(relative)
+        if stat is None:
+            volume.first_missing(relative)
+            raise missing("readdir", path)
+        if not stat["is_directory"]:
+            raise not_directory("readdir", path, path)
+
+    def _list_versions(self, path: str, after_revision: int) -> Iterator[Stat]:
+        volume, relative = self._route("history", path, self._context.zone_id)
+        return volume.versions(relative, after_revision)
+
+    # -- lifecycle ----------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Content first, then the records that name it."""
+        self._check_open()
+        for volume in self.volumes():
+            volume.sync()
+        self.store.sync()
+
+    def close(self) -> None:
+        with self._closing:
+            if self._closed:
+                return
+            # Every call under way holds a lock beneath its zone's root.
+            with self.locks.write(f"/{self._context.zone_id}"):
+                self._closed = True
+            with ExitStack() as undo:
+                for callback in self._on_close:
+                    undo.callback(callback)
+                undo.callback(self.store.close)
+                for volume in self.volumes():
+                    undo.callback(volume.close)
+                for volume in self.volumes():
+                    volume.sync()
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Call back after everything is closed, last registered first."""
+        self._on_close.append(callback)
+
+    def bind(self, context: OperationContext) -> NexusFilesystem:
+        return BoundFilesystem(self, context)
+
+    def volumes(self) -> list[Volume]:
+        """Return every volume that is mounted and available."""
+        mounts = self.router.mounts(self._context.zone_id)
+        return [mount.volume for _, mount in mounts if mount.volume is not None]
+
+    def _content_store(self, path: str, context: OperationContext | None) -> ContentStoreABC:
+        path = normalize("content", path)
+        zone_id = (context or self._context).zone_id
+        return self._route("content", path, zone_id)[0].content_store()
+
+    # -- helpers ------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("filesystem", None, "it is closed")
+
+    def _actor(self, context: OperationContext | None) -> Actor:
+        return Actor(context or self._context, self._clock_ns())
+
+    def _route(self, operation: str, path: str, zone_id: str) -> tuple[Volume, str]:
+        if self._closed:
+            raise ClosedError(operation, path, "the filesystem is closed")
+        mount, point, relative = self.router.route(path, zone_id)
+        if mount.volume is None:
+            raise StorageError(
+                operation,
+                path,
+                f"the mount {point} is unavailable: {mount.problem}",
+                hint="repair what is behind it and reopen, or unmount it",
+            )
+        return mount.volume, relative
+
+    def _locked(self, actor: Actor, path: str) -> Any:
+        return self.locks.write(f"/{actor.context.zone_id}{path}")
+
+    def _lock_pair(
+        self, held: ExitStack, source: str, target: str, actor: Actor, *, shared_source: bool
+    ) -> None:
+        zone = f"/{actor.context.zone_id}"
+        if shared_source:
+            held.enter_context(self.locks.copy_pair(zone + source, zone + target))
+        else:
+            held.enter_context(self.locks.write_many((zone + source, zone + target)))
+
+    def _pair(
+        self, operation: str, source: str, target: str, actor: Actor
+    ) -> tuple[tuple[Volume, str], tuple[Volume, str]]:
+        zone_id = actor.context.zone_id
+        return self._route(operation, source, zone_id), self._route(operation, target, zone_id)
+
+    def _check_not_mount(self, operation: str, path: str, zone_id: str) -> None:
+        if self.router.at(path, zone_id) is not None:
+            raise BusyError(operation, path, "is a mount point", hint="unmount it first")
+
+    def _check_no_mount_below(self, operation: str, path: str, zone_id: str) -> None:
+        below = [point for point in self.router.points_below(path, zone_id) if point != SYS_POINT]
+        if below:
+            raise BusyError(operation, path, f"{below[0]} is mounted beneath it")
+
+
+def _entries_of(
+    volume: Volume, relative: str, stat: Stat
+) -> Iterator[tuple[TreeEntry, Iterable[Buffer]]]:
+    """Yield a file, or a directory and all beneath it, parents first, with its bytes."""
+    top = volume.absolute(relative)
+    yield TreeEntry("/", stat), () if stat["is_directory"] else volume.stream(relative)
+    if stat["is_directory"]:
+        for below in volume.subtree(relative):
+            inner = _relative_to(top, below["path"])
+            pieces = () if below["is_directory"] else volume.stream(join(relative, inner))
+            yield TreeEntry(inner, below), pieces
+
+
+def _relative_to(base: str, path: str) -> str:
+    if base == "/" or not path:
+        return path
+    return (
+        path[len(base) :] if is_below(path, base) else ("" if path < base + "/" else "/\U0010ffff")
+    )
+
+
+def _unshadowed(stats: Iterator[Stat], points: list[str]) -> Iterator[Stat]:
+    for stat in stats:
+        path = stat["path"]
+        if not any(path == point or is_below(path, point) for point in points):
+            yield stat
+
+
+def _check_range(operation: str, path: str, count: int | None, offset: int) -> None:
+    if type(offset) is not int or offset < 0:
+        raise InvalidArgumentError(operation, path, f"offset is {offset!r}, not 0 or more")
+    if count is not None and (type(count) is not int or count < 0):
+        raise InvalidArgumentError(operation, path, f"count is {count!r}, not 0 or more")
+
+
+def _view(operation: str, path: str, buf: Buffer) -> memoryview:
+    try:
+        return memoryview(buf).cast("B")
+    except TypeError as error:
+        raise InvalidArgumentError(operation, path, f"buf is not bytes: {error}") from error
+
+
+def _check_attribute(path: str, name: str, value: Any) -> None:
+    types = _ATTRIBUTE_TYPES.get(name)
+    if types is None:
+        known = ", ".join(_ATTRIBUTE_TYPES)
+        raise bad_attribute(path, name, f"unknown attribute; there are {known}")
+    matches: bool = isinstance(value, types) and not isinstance(value, bool)
+    if not matches:
+        raise bad_attribute(path, name, f"{type(value).__name__} is not {types[0].__name__}")
+    if name == "mode" and not 0 <= value <= 0o7777:
+        raise bad_attribute(path, name, f"{value:o} is not within 0 to 7777")
+    if name == "attributes":
+        _check_custom(path, value)
+
+
+def _check_custom(path: str, value: Mapping[str, Any]) -> None:
+    size = 0
+    for key, item in value.items():
+        if not isinstance(key, str) or not key:
+            raise bad_attribute(path, "attributes", f"{key!r} is not a name")
+        if not isinstance(item, str | int | float | bool | None):
+            raise bad_attribute(path, "attributes", f"{key} is neither text, number nor bool")
+        size += len(key) + len(str(item))
+    if size > MAX_ATTRIBUTES_BYTES:
+        raise bad_attribute(path, "attributes", f"over {MAX_ATTRIBUTES_BYTES} bytes")
+
+
+def _check_no_more(path: str, attrs: dict[str, Any]) -> None:
+    for name in attrs:
+        raise bad_attribute(path, name, "has no meaning for this entry type")

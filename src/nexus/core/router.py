@@ -1,0 +1,85 @@
+"""VFSRouter: which mount serves a path. Longest prefix over an in-memory mount table.
+
+Layer: core, a kernel primitive. It knows canonical mount points and opaque mounts, no driver and
+no storage; :mod:`nexus.core.mounts` keeps the table persistent. Unix counterpart:
+``lookup_mnt()``.
+
+Invariant: a zone's table is replaced, never changed in place, so that a reader without a lock
+sees one state of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Generic, NamedTuple, TypeVar
+
+from nexus.contracts.errors import PathNotFoundError
+from nexus.lib.paths import is_below
+
+T = TypeVar("T")
+
+
+class RouteResult(NamedTuple, Generic[T]):
+    """The mount that serves a path, and the path within it (``/`` for its root)."""
+
+    mount: T
+    point: str
+    relative: str
+
+
+class VFSRouter(Generic[T]):
+    """Routes ``/{zone}/{path}`` to mounts. Shared by all threads; writers take turns."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._tables: dict[str, dict[str, T]] = {}
+
+    def add(self, zone_id: str, point: str, mount: T) -> None:
+        """Mount at a canonical point; it must be free."""
+        with self._turn:
+            table = dict(self._tables.get(zone_id, {}))
+            assert point not in table, f"{point} is mounted already"
+            table[point] = mount
+            self._tables[zone_id] = table
+
+    def remove(self, zone_id: str, point: str) -> T:
+        """Take a mount out of the table and return it."""
+        with self._turn:
+            table = dict(self._tables[zone_id])
+            mount = table.pop(point)
+            self._tables[zone_id] = table
+            return mount
+
+    def route(self, path: str, zone_id: str) -> RouteResult[T]:
+        """Return the mount with the longest point that contains the canonical path.
+
+        Errors: PathNotFoundError when the zone has no mount there.
+        """
+        table = self._tables.get(zone_id)
+        if table:
+            point = path
+            while True:
+                mount = table.get(point)
+                if mount is not None:
+                    if point == "/":
+                        return RouteResult(mount, point, path)
+                    return RouteResult(mount, point, path[len(point) :] or "/")
+                if point == "/":
+                    break
+                point = point[: point.rfind("/")] or "/"
+        raise PathNotFoundError("route", path, f"zone {zone_id!r} has nothing mounted here")
+
+    def at(self, path: str, zone_id: str) -> T | None:
+        """Return the mount whose point is exactly this path, or None."""
+        return self._tables.get(zone_id, {}).get(path)
+
+    def points_below(self, path: str, zone_id: str) -> list[str]:
+        """Return the mount points strictly beneath a path, sorted."""
+        table = self._tables.get(zone_id, {})
+        if len(table) <= 1:
+            return []
+        return sorted(point for point in table if is_below(point, path))
+
+    def mounts(self, zone_id: str) -> list[tuple[str, T]]:
+        """Return every (point, mount) of a zone, sorted by point."""
+        return sorted(self._tables.get(zone_id, {}).items(), key=lambda item: item[0])

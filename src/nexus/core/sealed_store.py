@@ -1,0 +1,348 @@
+"""SealedStore: an ordered store whose every value carries a seal, and whose totals are kept.
+
+Layer: core, between the typed tables and a :class:`MetastoreABC`. No embedded engine is trusted
+blindly: one flipped bit in a database file can come back as a wrong, an old or a missing value.
+It holds no types and no paths. Formats are in docs/formats.md.
+
+Invariants:
+
+1. A value is returned only if its seal, a checksum over key, revision and payload, matches.
+2. Zone revisions are assigned in commit order, one a mutation, without reuse.
+3. The head record, written in each commit, holds the revision, the number of sealed records and
+   the sum of their seals modulo 2**64, so that a missing record is noticed by counting.
+4. After a commit whose outcome is unknown the head is read again before anything else commits.
+
+Lock order: ``_turn``, then whatever the driver takes. Group commit: mutations queue, and whoever
+gets ``_turn`` commits everything queued in one batch of the driver.
+"""
+
+from __future__ import annotations
+
+import copy
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import xxhash
+
+from nexus.contracts.errors import ConflictError, CorruptionError, NexusError, NoSpaceError
+from nexus.contracts.metastore import Batch, Condition, MetastoreABC
+
+_PREFIX_BYTES = 16  # seal, revision; both big-endian
+_REVISION = struct.Struct(">Q")  # big-endian, so that it sorts in keys
+_HEAD = struct.Struct("<QQQQ")  # revision, records, sum of seals, first revision in the journal
+_HEAD_KEY = b"\x00head"
+_MASK = (1 << 64) - 1
+_GROUP_LIMIT = 256
+SCAN_PAGE = 512
+
+_FSCK_HINT = "run `nexus fsck`; `nexus fsck --repair` restores what has a second copy"
+
+
+class Sealed(NamedTuple):
+    """A verified record: payload, the zone revision that wrote it, and its seal."""
+
+    key: bytes
+    payload: bytes
+    revision: int
+    seal: int
+
+
+class Head(NamedTuple):
+    """The totals of the store as of a revision."""
+
+    revision: int = 0
+    records: int = 0
+    seal_sum: int = 0
+    journal_start: int = 1
+
+
+class Mutation:
+    """What one commit changes. Built by one thread, then handed to :meth:`SealedStore.commit`.
+
+    ``replaced`` is the record that a put or a delete finds there, as read before, or None.
+    """
+
+    __slots__ = ("at_revision", "deletes", "journal_start", "puts", "reclaim")
+
+    def __init__(self, *, reclaim: bool = False) -> None:
+        self.puts: list[tuple[bytes, bytes, Sealed | None]] = []
+        self.deletes: list[Sealed] = []
+        self.at_revision: list[tuple[bytes, bytes, bytes]] = []
+        self.journal_start: int | None = None
+        self.reclaim = reclaim
+
+    def put(self, key: bytes, payload: bytes, replaced: Sealed | None) -> None:
+        """Write a record."""
+        self.puts.append((key, payload, replaced))
+
+    def delete(self, record: Sealed) -> None:
+        """Remove a record that exists."""
+        self.deletes.append(record)
+
+    def put_at_revision(self, prefix: bytes, payload: bytes, suffix: bytes = b"") -> None:
+        """Write a new record whose key holds the revision of this commit."""
+        self.at_revision.append((prefix, payload, suffix))
+
+
+class _Ticket:
+    __slots__ = ("done", "durable", "error", "mutation", "revision", "written")
+
+    def __init__(self, mutation: Mutation, durable: bool) -> None:
+        self.mutation = mutation
+        self.durable = durable
+        self.done = False
+        self.error: NexusError | None = None
+        self.revision = 0
+        self.written: list[Sealed] = []
+
+
+def revision_key(revision: int) -> bytes:
+    """Return a revision as it stands in keys: 8 bytes, big-endian."""
+    return _REVISION.pack(revision)
+
+
+def revision_of(key: bytes, end: int | None = None) -> int:
+    """Return the revision that stands in the 8 bytes of a key before ``end``."""
+    stop = len(key) if end is None else end
+    revision: int = _REVISION.unpack_from(key, stop - 8)[0]
+    return revision
+
+
+def _seal(key: bytes, payload: bytes, revision: int) -> tuple[bytes, int]:
+    body = _REVISION.pack(revision) + payload
+    seal = xxhash.xxh3_64_intdigest(key + body)
+    return seal.to_bytes(8, "big") + body, seal
+
+
+class SealedStore:
+    """Reads and commits sealed records. Shared by all threads."""
+
+    def __init__(self, store: MetastoreABC) -> None:
+        self._store = store
+        self._turn = threading.Lock()
+        self._queue: deque[_Ticket] = deque()
+        self._head: Head | None = None  # guarded by _turn; None: read it before the next commit
+        self._head_version = 0
+        self._on_uncertain: list[Callable[[], None]] = []
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether what was read may be kept in memory: nobody else changes the store."""
+        return self._store.capabilities.exclusive_owner
+
+    def on_uncertain(self, callback: Callable[[], None]) -> None:
+        """Call back when a commit failed with an unknown outcome: drop what is cached."""
+        self._on_uncertain.append(callback)
+
+    def get(self, key: bytes) -> Sealed | None:
+        """Return the record, or None where there is none. Errors: CorruptionError."""
+        found = self._store.get(key)
+        return None if found is None else self._open(key, found[0])
+
+    def get_many(self, keys: list[bytes]) -> list[Sealed | None]:
+        """Return one answer a key. Errors: CorruptionError."""
+        answers = self._store.get_many(keys)
+        return [
+            None if found is None else self._open(key, found[0])
+            for key, found in zip(keys, answers, strict=True)
+        ]
+
+    def scan(self, prefix: bytes, after: bytes = b"", limit: int = SCAN_PAGE) -> list[Sealed]:
+        """Return up to ``limit`` verified records in key order; fewer means no more."""
+        return [
+            self._open(entry.key, entry.value) for entry in self._store.scan(prefix, after, limit)
+        ]
+
+    def iterate(self, prefix: bytes, after: bytes = b"") -> Iterator[Sealed]:
+        """Yield all records with a prefix, page by page; a writer may come between pages."""
+        while True:
+            page = self.scan(prefix, after)
+            yield from page
+            if len(page) < SCAN_PAGE:
+                return
+            after = page[-1].key
+
+    def iterate_unverified(self) -> Iterator[tuple[bytes, Sealed | None]]:
+        """Yield every key with its record, None where the seal does not match: for checkers."""
+        after = b""
+        while True:
+            page = self._store.scan(b"", after, SCAN_PAGE)
+            for entry in page:
+                if entry.key != _HEAD_KEY:
+                    yield entry.key, _verified(entry.key, entry.value)
+            if len(page) < SCAN_PAGE:
+                return
+            after = page[-1].key
+
+    def head(self) -> Head:
+        """Return the totals as of the last commit. Errors: CorruptionError."""
+        with self._turn:
+            return self._load_head_locked()
+
+    @contextmanager
+    def frozen(self) -> Iterator[Head | None]:
+        """Hold off commits for the length of the block; reads go on.
+
+        Yields the totals, or None where the head record is damaged.
+        """
+        with self._turn:
+            try:
+                head: Head | None = self._load_head_locked()
+            except CorruptionError:
+                head = None
+            yield head
+
+    def commit(self, mutation: Mutation, *, durable: bool) -> tuple[int, list[Sealed]]:
+        """Commit atomically; return the zone revision and the records now at ``mutation.puts``.
+
+        Errors: those of the driver, with nothing acknowledged.
+        """
+        ticket = _Ticket(mutation, durable)
+        self._queue.append(ticket)
+        with self._turn:
+            while not ticket.done:
+                self._commit_group_locked()
+        if ticket.error is not None:
+            raise copy.copy(ticket.error)
+        return ticket.revision, ticket.written
+
+    def repair_locked(
+        self, puts: list[tuple[bytes, bytes, int]], dropped: list[bytes], journal_start: int
+    ) -> Head:
+        """Write (key, payload, revision) records, drop others, and count everything anew.
+
+        For a checker, within :meth:`frozen`-like exclusion: it bypasses the totals on purpose.
+        """
+        sealed = [(key, _seal(key, payload, at)[0]) for key, payload, at in puts]
+        self._store.commit(Batch(sealed, dropped), durable=True)
+        revision, records, total = 0, 0, 0
+        for _, record in self.iterate_unverified():
+            if record is not None:
+                revision = max(revision, record.revision)
+                records += 1
+                total += record.seal
+        head = Head(revision, records, total & _MASK, journal_start)
+        value, _ = _seal(_HEAD_KEY, _HEAD.pack(*head), head.revision)
+        self._store.commit(Batch([(_HEAD_KEY, value)]), durable=True)
+        self._head = None
+        for callback in self._on_uncertain:
+            callback()
+        return head
+
+    def sync(self) -> None:
+        """Make every commit so far survive a power cut. Errors: StorageFailedError."""
+        self._store.sync()
+
+    def close(self) -> None:
+        """Close the driver once no commit is under way."""
+        with self._turn:
+            self._store.close()
+
+    def _open(self, key: bytes, value: bytes) -> Sealed:
+        record = _verified(key, value)
+        if record is None:
+            raise CorruptionError(
+                "metastore", None, f"record {key!r} does not match its seal", hint=_FSCK_HINT
+            )
+        return record
+
+    def _load_head_locked(self) -> Head:
+        if self._head is None:
+            found = self._store.get(_HEAD_KEY)
+            if found is None:
+                if self._store.scan(b"", limit=1):
+                    raise CorruptionError(
+                        "metastore", None, "the head record is missing", hint=_FSCK_HINT
+                    )
+                self._head, self._head_version = Head(), 0
+            else:
+                payload = self._open(_HEAD_KEY, found[0]).payload
+                self._head, self._head_version = Head._make(_HEAD.unpack(payload)), found[1]
+        return self._head
+
+    def _commit_group_locked(self) -> None:
+        tickets: list[_Ticket] = []
+        while self._queue and len(tickets) < _GROUP_LIMIT:
+            tickets.append(self._queue.popleft())
+        try:
+            self._try_group_locked(tickets)
+            if len(tickets) > 1 and isinstance(tickets[0].error, NoSpaceError):
+                # On a full disk a deletion may still fit where the whole group does not.
+                for ticket in tickets:
+                    self._try_group_locked([ticket])
+        finally:
+            for ticket in tickets:
+                ticket.done = True
+
+    def _try_group_locked(self, tickets: list[_Ticket]) -> None:
+        error: NexusError | None = None
+        try:
+            self._apply_locked(tickets)
+        except NexusError as caught:
+            error = caught
+            self._head = None
+            if not isinstance(error, NoSpaceError | ConflictError):
+                for callback in self._on_uncertain:
+                    callback()
+        for ticket in tickets:
+            ticket.error = error
+
+    def _apply_locked(self, tickets: list[_Ticket]) -> None:
+        head = self._load_head_locked()
+        revision, records, total, start = head
+        puts: dict[bytes, bytes] = {}
+        deletes: dict[bytes, None] = {}
+        durable = False
+        reclaim = True
+        for ticket in tickets:
+            revision += 1
+            ticket.revision = revision
+            mutation = ticket.mutation
+            ticket.written.clear()
+            durable |= ticket.durable
+            reclaim &= mutation.reclaim
+            for record in mutation.deletes:
+                deletes[record.key] = None
+                puts.pop(record.key, None)
+                records -= 1
+                total -= record.seal
+            for key, payload, replaced in mutation.puts:
+                value, seal = _seal(key, payload, revision)
+                puts[key] = value
+                deletes.pop(key, None)
+                ticket.written.append(Sealed(key, payload, revision, seal))
+                if replaced is None:
+                    records += 1
+                    total += seal
+                else:
+                    total += seal - replaced.seal
+            at = _REVISION.pack(revision)
+            for prefix, payload, suffix in mutation.at_revision:
+                key = prefix + at + suffix
+                puts[key], seal = _seal(key, payload, revision)
+                records += 1
+                total += seal
+            start = mutation.journal_start or start
+        new = Head(revision, records, total & _MASK, start)
+        puts[_HEAD_KEY], _ = _seal(_HEAD_KEY, _HEAD.pack(*new), revision)
+        self._head_version = self._store.commit(
+            Batch(list(puts.items()), list(deletes)),
+            (Condition(_HEAD_KEY, self._head_version),),
+            durable=durable,
+            reclaim=reclaim,
+        )
+        self._head = new
+
+
+def _verified(key: bytes, value: bytes) -> Sealed | None:
+    if len(value) < _PREFIX_BYTES:
+        return None
+    body = value[8:]
+    seal = xxhash.xxh3_64_intdigest(key + body)
+    if value[:8] != seal.to_bytes(8, "big"):
+        return None
+    return Sealed(key, value[_PREFIX_BYTES:], _REVISION.unpack_from(value, 8)[0], seal)

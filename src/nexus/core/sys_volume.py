@@ -1,0 +1,224 @@
+"""SysVolume: the kernel's own state as directories beneath ``/__sys__``. Read-only.
+
+Layer: core. Unix counterpart: procfs. ``journal`` lists the committed changes, ``mounts`` the
+mount table, ``versions/PATH`` what history keeps of a path; all by ``sys_readdir``. Entries are
+made when asked for; nothing is stored here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, NoReturn
+
+from nexus.contracts.errors import AccessDeniedError, InvalidArgumentError
+from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
+from nexus.contracts.metadata import (
+    DEFAULT_DIRECTORY_MODE,
+    DT_DIR,
+    Buffer,
+    DirectoryPage,
+    Stat,
+)
+from nexus.contracts.object_store import Content
+from nexus.core.inode_table import Transaction, journal
+from nexus.core.sealed_store import SealedStore
+from nexus.core.volume import Actor, TreeEntry, Volume, is_directory, missing
+
+SYS_POINT = "/__sys__"
+_DIRECTORIES = ("journal", "mounts", "versions")
+
+
+class SysVolume(Volume):
+    """Views of the kernel. Shared by all threads."""
+
+    point = SYS_POINT
+    keeps_versions = False
+    atomic_batch = False
+
+    def __init__(
+        self,
+        store: SealedStore,
+        zone_id: str,
+        list_mounts: Callable[[], list[Stat]],
+        list_versions: Callable[[str, int], Iterator[Stat]],
+    ) -> None:
+        self._store = store
+        self._zone_id = zone_id
+        self._list_mounts = list_mounts
+        self._list_versions = list_versions
+
+    def readdir(
+        self, relative: str, limit: int | None, cursor: str | None, details: bool
+    ) -> DirectoryPage:
+        """Return one page of a view. Cursors are opaque: revisions, not paths."""
+        if relative == "/":
+            return DirectoryPage(
+                self._directory(f"/{name}") if details else f"{SYS_POINT}/{name}"
+                for name in _DIRECTORIES
+            )
+        if relative == "/mounts":
+            mounts = self._list_mounts()
+            return DirectoryPage(mounts if details else [stat["path"] for stat in mounts])
+        if relative == "/journal":
+            return _page(self._journal(_position(cursor, 2)), limit, details, "journal")
+        if relative.startswith("/versions/"):
+            path = relative.removeprefix("/versions")
+            (after,) = _position(cursor, 1)
+            versions = ((str(stat["revision"]), stat) for stat in self._list_versions(path, after))
+            return _page(versions, limit, details, f"versions{path}")
+        raise missing("readdir", self.absolute(relative))
+
+    def _journal(self, after: tuple[int, ...]) -> Iterator[tuple[str, Stat]]:
+        for sequence, event in journal(self._store, (after[0], after[1])):
+            yield (
+                f"{event.revision}.{sequence}",
+                {
+                    "revision": event.revision,
+                    "kind": event.kind,
+                    "path": event.path,
+                    "new_path": event.new_path,
+                    "etag": event.etag,
+                    "size": event.size,
+                    "version": event.version,
+                    "user_id": event.user_id,
+                    "agent_id": event.agent_id,
+                    "run_id": event.run_id,
+                    "zone_id": event.zone_id,
+                    "timestamp": event.timestamp_ns / 1e9,
+                },
+            )
+
+    def _directory(self, relative: str) -> Stat:
+        return {
+            "path": self.absolute(relative),
+            "entry_type": DT_DIR,
+            "type": "directory",
+            "is_directory": True,
+            "size": 0,
+            "etag": "",
+            "version": 1,
+            "revision": 0,
+            "mime_type": "inode/directory",
+            "mode": DEFAULT_DIRECTORY_MODE & 0o555,
+            "owner_id": "kernel",
+            "created_at": 0.0,
+            "modified_at": 0.0,
+            "modified_by": "kernel",
+            "run_id": None,
+            "zone_id": self._zone_id,
+            "backend_name": "kernel",
+            "attributes": {},
+        }
+
+    def stat(self, relative: str) -> Stat | None:
+        if relative == "/" or relative[1:] in _DIRECTORIES:
+            return self._directory(relative)
+        return None
+
+    def read(
+        self, operation: str, relative: str, count: int | None, offset: int, version: int | None
+    ) -> bytes:
+        if self.stat(relative) is None:
+            raise missing(operation, self.absolute(relative))
+        raise is_directory(operation, self.absolute(relative))
+
+    def stream(self, relative: str) -> Iterator[bytes]:
+        yield self.read("read", relative, None, 0, None)
+
+    def names(self, relative: str) -> list[str] | None:
+        return list(_DIRECTORIES) if relative == "/" else []
+
+    def entries(self, relative: str, after: str = "") -> Iterator[Stat]:
+        return iter(self.readdir(relative, None, None, True))
+
+    def subtree(self, relative: str, after: str = "") -> Iterator[Stat]:
+        return self.entries(relative)
+
+    def versions(self, relative: str, after_revision: int) -> Iterator[Stat]:
+        return iter(())
+
+    def first_missing(self, relative: str) -> str:
+        return relative
+
+    def _refuse(self, operation: str, relative: str) -> NoReturn:
+        raise AccessDeniedError(
+            operation, self.absolute(relative), f"{SYS_POINT} is the kernel's own and read-only"
+        )
+
+    def write(
+        self,
+        txn: Transaction,
+        operation: str,
+        relative: str,
+        request: WriteRequest,
+        prepared: Content | None,
+        actor: Actor,
+    ) -> Stat:
+        self._refuse(operation, relative)
+
+    def write_at(
+        self,
+        txn: Transaction,
+        relative: str,
+        data: Buffer,
+        offset: int,
+        precondition: Precondition | None,
+        actor: Actor,
+    ) -> Stat:
+        self._refuse("write", relative)
+
+    def create_directory(
+        self, txn: Transaction, relative: str, parents: bool, exist_ok: bool, actor: Actor
+    ) -> None:
+        self._refuse("mkdir", relative)
+
+    def set_attributes(
+        self, txn: Transaction, relative: str, attrs: dict[str, Any], actor: Actor
+    ) -> None:
+        self._refuse("setattr", relative)
+
+    def remove(self, txn: Transaction, relative: str, recursive: bool, actor: Actor) -> int:
+        self._refuse("unlink", relative)
+
+    def rename(self, txn: Transaction, old: str, new: str, actor: Actor) -> int:
+        self._refuse("rename", old)
+
+    def copy(self, txn: Transaction, source: str, target: str, actor: Actor) -> int:
+        self._refuse("copy", target)
+
+    def check_target(self, operation: str, target: str, source_is_directory: bool) -> None:
+        self._refuse(operation, target)
+
+    def receive(
+        self,
+        txn: Transaction,
+        target: str,
+        entries: Iterable[tuple[TreeEntry, Iterable[Buffer]]],
+        actor: Actor,
+    ) -> int:
+        self._refuse("copy", target)
+
+    def sync(self) -> None:
+        """Nothing is stored here."""
+
+    def close(self) -> None:
+        """Nothing is held here."""
+
+
+def _position(cursor: str | None, parts: int) -> tuple[int, ...]:
+    if cursor is None:
+        return (0,) * parts
+    fields = cursor.split(".")
+    if len(fields) != parts or not all(field.isdecimal() for field in fields):
+        raise InvalidArgumentError("readdir", None, f"{cursor!r} is not a cursor of this listing")
+    return tuple(int(field) for field in fields)
+
+
+def _page(
+    items: Iterator[tuple[str, Stat]], limit: int | None, details: bool, place: str
+) -> DirectoryPage:
+    taken = list(items if limit is None else islice(items, limit))
+    more = limit is not None and next(items, None) is not None
+    entries = (stat if details else f"{SYS_POINT}/{place}/{at}" for at, stat in taken)
+    return DirectoryPage(entries, taken[-1][0] if more else None)

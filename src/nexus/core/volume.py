@@ -1,0 +1,277 @@
+"""Volume: what a mount serves, whatever stores it. One interface, a few implementations.
+
+Layer: core. NexusFS validates paths, routes and locks; a volume answers for the paths beneath its
+mount point. Paths given to a volume are relative to it and canonical (``/`` is its root); paths
+it returns are absolute. Unix counterparts: ``struct super_operations``, ``inode_operations``.
+
+Every mutating method is called with exclusive VFS locks that cover what it changes, and puts its
+records and events into the transaction it is given; the caller commits.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from nexus.contracts.context import OperationContext
+from nexus.contracts.errors import (
+    ConflictError,
+    InvalidArgumentError,
+    NotSupportedError,
+    PathExistsError,
+    PathIsDirectoryError,
+    PathNotDirectoryError,
+    PathNotFoundError,
+)
+from nexus.contracts.file_events import FileEvent
+from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
+from nexus.contracts.metadata import Buffer, Stat
+from nexus.contracts.object_store import Content, ContentStoreABC
+from nexus.core.inode_table import Transaction
+from nexus.lib.paths import join
+
+_DEFAULT_MIME_TYPE = "application/octet-stream"
+_MIME_TYPES = mimetypes.MimeTypes(filenames=()).types_map[True]  # no files of the host's
+
+
+class Actor(NamedTuple):
+    """Who mutates and when, worked out once a call."""
+
+    context: OperationContext
+    now_ns: int
+
+    @property
+    def name(self) -> str:
+        """The agent where there is one, else the user."""
+        return self.context.agent_id or self.context.user_id
+
+    def event(self, kind: str, path: str, **details: Any) -> FileEvent:
+        """Return a journal entry by this actor."""
+        context = self.context
+        return FileEvent(
+            kind,
+            path,
+            context.user_id,
+            self.now_ns,
+            context.zone_id,
+            agent_id=context.agent_id,
+            run_id=context.run_id,
+            **details,
+        )
+
+
+class TreeEntry(NamedTuple):
+    """One entry of a subtree on its way to another volume."""
+
+    relative: str
+    stat: Stat
+
+
+class Volume(ABC):
+    """What is mounted at a point. Shared by all threads; holds no VFS lock itself."""
+
+    point: str
+    keeps_versions: bool
+    atomic_batch: bool
+
+    def absolute(self, relative: str) -> str:
+        """Return the absolute path of a volume path."""
+        return join(self.point, relative)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def stat(self, relative: str) -> Stat | None:
+        """Return the attributes, a dict of the caller's own, or None where nothing is."""
+
+    @abstractmethod
+    def read(
+        self, operation: str, relative: str, count: int | None, offset: int, version: int | None
+    ) -> bytes:
+        """Return bytes of a file. Errors: as sys_read."""
+
+    @abstractmethod
+    def stream(self, relative: str) -> Iterator[bytes]:
+        """Yield a file's bytes in bounded memory. Errors: as sys_read."""
+
+    @abstractmethod
+    def names(self, relative: str) -> list[str] | None:
+        """Return the sorted names in a directory, or None when there are too many at once."""
+
+    @abstractmethod
+    def entries(self, relative: str, after: str = "") -> Iterator[Stat]:
+        """Yield the stats in a directory in order, after the volume path ``after``."""
+
+    @abstractmethod
+    def subtree(self, relative: str, after: str = "") -> Iterator[Stat]:
+        """Yield the stats of everything beneath a directory, sorted bytewise by path."""
+
+    @abstractmethod
+    def versions(self, relative: str, after_revision: int) -> Iterator[Stat]:
+        """Yield what history keeps of a path, oldest first, after a revision."""
+
+    # -- writing ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def first_missing(self, relative: str) -> str:
+        """Return the topmost missing directory on the way to a path, else the path itself.
+
+        Whoever creates locks that one. Errors: PathNotDirectoryError.
+        """
+
+    def prepare(self, operation: str, relative: str, request: WriteRequest) -> Content | None:
+        """Do what a whole-file write can do before its lock is taken; see :meth:`abandon`."""
+        return None
+
+    def abandon(self, prepared: Content) -> None:  # noqa: B027 - most prepare nothing
+        """Let go of what :meth:`prepare` returned, after the commit or instead of it."""
+
+    @abstractmethod
+    def write(
+        self,
+        txn: Transaction,
+        operation: str,
+        relative: str,
+        request: WriteRequest,
+        prepared: Content | None,
+        actor: Actor,
+    ) -> Stat:
+        """Write a whole file, or append to it."""
+
+    @abstractmethod
+    def write_at(
+        self,
+        txn: Transaction,
+        relative: str,
+        data: Buffer,
+        offset: int,
+        precondition: Precondition | None,
+        actor: Actor,
+    ) -> Stat:
+        """Write into an existing file at an offset."""
+
+    @abstractmethod
+    def create_directory(
+        self, txn: Transaction, relative: str, parents: bool, exist_ok: bool, actor: Actor
+    ) -> None:
+        """Create a directory."""
+
+    @abstractmethod
+    def set_attributes(
+        self, txn: Transaction, relative: str, attrs: dict[str, Any], actor: Actor
+    ) -> None:
+        """Update mutable attributes, checked by the caller for name and type."""
+
+    @abstractmethod
+    def remove(self, txn: Transaction, relative: str, recursive: bool, actor: Actor) -> int:
+        """Remove a file or a directory; return how many entries went."""
+
+    @abstractmethod
+    def rename(self, txn: Transaction, old: str, new: str, actor: Actor) -> int:
+        """Move within the volume; return how many entries moved."""
+
+    @abstractmethod
+    def copy(self, txn: Transaction, source: str, target: str, actor: Actor) -> int:
+        """Copy within the volume; return how many entries were written."""
+
+    @abstractmethod
+    def check_target(self, operation: str, target: str, source_is_directory: bool) -> None:
+        """Raise unless a file or a directory may go to ``target``, as rename(2) has it."""
+
+    @abstractmethod
+    def receive(
+        self,
+        txn: Transaction,
+        target: str,
+        entries: Iterable[tuple[TreeEntry, Iterable[Buffer]]],
+        actor: Actor,
+    ) -> int:
+        """Write a file or a subtree that comes from another volume; return the entries written.
+
+        Entries come parents first; the first has the relative path ``/`` and is what
+        ``target`` becomes. The target is known to be free, or a file to replace by a file.
+        """
+
+    # -- the rest -----------------------------------------------------------------------------
+
+    def content_store(self) -> ContentStoreABC:
+        """Return the content store behind the volume. Errors: NotSupportedError."""
+        raise NotSupportedError(
+            "content", self.point, "this mount is not content-addressed", hint="use a CAS mount"
+        )
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Make what was acknowledged durable. Errors: StorageFailedError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what is behind the volume. Idempotent."""
+
+
+def mime_type_of(path: str) -> str:
+    """Return the MIME type that a name's extension stands for."""
+    dot = path.rfind(".")
+    if dot <= path.rfind("/"):
+        return _DEFAULT_MIME_TYPE
+    return _MIME_TYPES.get(path[dot:].lower(), _DEFAULT_MIME_TYPE)
+
+
+def check_precondition(
+    operation: str, path: str, condition: Precondition | None, etag: str | None
+) -> None:
+    """Raise ConflictError unless the condition holds for the file's etag (None: no file)."""
+    if condition is None:
+        return
+    wanted, unwanted = condition.if_match, condition.if_none_match
+    if wanted is not None and wanted != etag:
+        found = "nothing is there" if etag is None else f"the file has etag {etag}"
+        raise ConflictError(
+            operation, path, f"if_match={wanted} but {found}", hint="read it again, then retry"
+        )
+    if unwanted is not None and etag is not None and unwanted in ("*", etag):
+        raise ConflictError(
+            operation, path, f"if_none_match={unwanted} but the file has etag {etag}"
+        )
+
+
+def missing(operation: str, path: str) -> PathNotFoundError:
+    """Return the error for a path where nothing is."""
+    return PathNotFoundError(operation, path, "no such file or directory")
+
+
+def missing_parent(operation: str, path: str, parent: str) -> PathNotFoundError:
+    """Return the error for a path whose directory does not exist."""
+    return PathNotFoundError(
+        operation, path, f"the directory {parent} does not exist", hint="create it with mkdir"
+    )
+
+
+def is_directory(operation: str, path: str) -> PathIsDirectoryError:
+    """Return the error for a file operation on a directory."""
+    return PathIsDirectoryError(operation, path, "is a directory")
+
+
+def not_directory(operation: str, path: str, obstacle: str) -> PathNotDirectoryError:
+    """Return the error for a path that runs through a file."""
+    what = "is not a directory" if obstacle == path else f"{obstacle} is not a directory"
+    return PathNotDirectoryError(operation, path, what)
+
+
+def exists(operation: str, path: str) -> PathExistsError:
+    """Return the error for creating what is there already."""
+    return PathExistsError(operation, path, "exists already")
+
+
+def no_such_version(operation: str, path: str, version: int) -> PathNotFoundError:
+    """Return the error for a version that history does not have."""
+    return PathNotFoundError(
+        operation, path, f"version {version} is not kept", hint="`nexus log` lists those that are"
+    )
+
+
+def bad_attribute(path: str, name: str, reason: str) -> InvalidArgumentError:
+    """Return the error for an attribute that cannot be set."""
+    return InvalidArgumentError("setattr", path, f"{name}: {reason}")

@@ -1,0 +1,125 @@
+"""Boot: from a configuration to a running filesystem, in a straight list of steps.
+
+Layer: factory. The one layer that imports the kernel and the drivers. It decides what is built;
+what the parts do is theirs.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from nexus.contracts.context import OperationContext
+from nexus.contracts.errors import ConfigError
+from nexus.contracts.metadata import DT_MOUNT
+from nexus.contracts.metastore import MetastoreABC
+from nexus.contracts.object_store import TransportABC
+from nexus.core.nexus_fs import NexusFS
+from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
+from nexus.factory.data_directory import CONTENT, METASTORE, DataDirectory, default_path
+from nexus.factory.drivers import DriverRegistry
+from nexus.lib.disk import Disk
+from nexus.storage.metastore.memory import MemoryMetastore
+from nexus.storage.object_store.local_transport import LocalTransport
+from nexus.storage.object_store.memory_transport import MemoryTransport
+
+IN_MEMORY = ":memory:"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an embedded filesystem can be told. Every field has a default that works."""
+
+    data_dir: str | None = None
+    metastore: str = "sqlite"
+    durability: str = "ordered"
+    retention_days: float = 7.0
+    grace_s: float = 3600.0
+    lock_timeout_s: float = DEFAULT_TIMEOUT_S
+    user: str | None = None
+    accept_loss: bool = False
+
+
+def boot(
+    settings: Settings,
+    *,
+    disk: Disk | None = None,
+    clock_ns: Callable[[], int] = time.time_ns,
+) -> NexusFS:
+    """Return a running embedded filesystem. Errors: those of the steps, with nothing left open."""
+    durable = _durable(settings)
+    context = OperationContext(settings.user or _local_user(), is_admin=True)
+    disk = disk or Disk()
+    with ExitStack() as undo:
+        metastore, transport, owner_id, name, finish = _storage(settings, disk, undo)
+        registry = DriverRegistry(owner_id, disk, clock_ns)
+        nx = NexusFS(
+            metastore,
+            context=context,
+            open_driver=registry.open,
+            clock_ns=clock_ns,
+            durable=durable,
+            lock_timeout_s=settings.lock_timeout_s,
+        )
+        root = registry.content_store(transport, name, adopt=False)
+        nx.sys_setattr("/", entry_type=DT_MOUNT, backend=root)
+        finish()
+        nx.on_close(undo.pop_all().close)
+        return nx
+
+
+def _durable(settings: Settings) -> bool:
+    if settings.durability not in ("ordered", "strict"):
+        raise ConfigError(
+            "connect", None, f"durability is {settings.durability!r}, not 'ordered' or 'strict'"
+        )
+    return settings.durability == "strict"
+
+
+def _storage(
+    settings: Settings, disk: Disk, undo: ExitStack
+) -> tuple[MetastoreABC, TransportABC, str, str, Callable[[], None]]:
+    """Return metastore, content transport, owner id, name, and the step that ends a creation."""
+    if settings.data_dir == IN_MEMORY:
+        memory: MetastoreABC = MemoryMetastore()
+        undo.callback(memory.close)
+        return memory, MemoryTransport(), secrets.token_hex(8), "cas_memory", lambda: None
+    if settings.metastore != "sqlite":
+        raise ConfigError("connect", None, f"no metastore {settings.metastore!r}; there is sqlite")
+    # The database module costs start-up time that a filesystem in memory need not pay.
+    from nexus.storage.metastore.sqlite import SqliteMetastore
+
+    path = os.path.abspath(os.path.expanduser(settings.data_dir or default_path()))
+    directory = DataDirectory(path, disk, settings.metastore)
+    undo.callback(directory.close)
+    file = directory.file(METASTORE)
+    metastore = SqliteMetastore(
+        file,
+        disk=disk,
+        create=directory.is_new and not os.path.exists(file),
+        accept_loss=settings.accept_loss,
+    )
+    undo.callback(metastore.close)
+    content = directory.file(CONTENT)
+    os.makedirs(content, exist_ok=True)
+    transport = LocalTransport(content, disk=disk)
+    undo.callback(transport.close)
+
+    def finish() -> None:
+        if directory.is_new:
+            disk.fsync_directory(path)
+            directory.finish_creation()
+
+    return metastore, transport, directory.descriptor.id, "cas_local", finish
+
+
+def _local_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"

@@ -1,0 +1,187 @@
+"""The data directory: its lock, its descriptor, and the files in it.
+
+Layer: factory. One process owns a data directory at a time. Layout::
+
+    LOCK           held with flock(2) by the owner, whose pid is written in it
+    nexus.json     what the directory is: format, metastore driver, id; written last at creation
+    meta.db*       the metastore
+    content/       the content store of the root mount
+
+Invariant: a directory without a descriptor has acknowledged nothing, so a creation that was
+killed is simply finished by the next one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nexus.contracts.errors import (
+    ConfigError,
+    CorruptionError,
+    DataDirectoryLockedError,
+    NexusError,
+)
+from nexus.lib.disk import Disk, storage_error
+from nexus.lib.hashing import hex_digest
+
+FORMAT = 1
+DESCRIPTOR = "nexus.json"
+LOCK = "LOCK"
+METASTORE = "meta.db"
+CONTENT = "content"
+_OURS = (DESCRIPTOR, LOCK, METASTORE, CONTENT)
+
+
+class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a data directory says of itself; ``checksum`` covers the other fields."""
+
+    format: int
+    metastore: str
+    id: str
+    checksum: str = ""
+
+    def sealed(self) -> Descriptor:
+        """Return the same with its checksum filled in."""
+        plain = msgspec.json.encode(msgspec.structs.replace(self, checksum=""))
+        return msgspec.structs.replace(self, checksum=hex_digest(plain)[:16])
+
+
+class DataDirectory:
+    """An open, owned data directory. Close it last."""
+
+    def __init__(self, path: str, disk: Disk, metastore: str) -> None:
+        """Take ownership, creating the directory where it does not exist.
+
+        Errors: DataDirectoryLockedError, ConfigError for a folder that holds something else or
+        another metastore, CorruptionError for a damaged descriptor, AccessDeniedError,
+        ReadOnlyError.
+        """
+        self.path = path
+        self._disk = disk
+        try:
+            self._check_foreign()
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            self._lock_fd = self._lock()
+        except OSError as error:
+            if isinstance(error, NexusError):
+                raise
+            raise storage_error("open", path, error) from error
+        try:
+            self.descriptor = self._open_descriptor(metastore)
+        except BaseException:
+            self.close()
+            raise
+        self.is_new = not os.path.exists(self.file(DESCRIPTOR))
+
+    def file(self, name: str) -> str:
+        """Return the path of a file in the directory."""
+        return os.path.join(self.path, name)
+
+    def finish_creation(self) -> None:
+        """Write the descriptor once everything else exists and is durable."""
+        data = msgspec.json.format(msgspec.json.encode(self.descriptor), indent=2) + b"\n"
+        staging = self.file(DESCRIPTOR + ".new")
+        disk = self._disk
+        try:
+            fd = disk.open(staging, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+            try:
+                disk.write_all(fd, data)
+                disk.fsync(fd)
+            finally:
+                disk.close(fd)
+            disk.rename(staging, self.file(DESCRIPTOR))
+            disk.fsync_directory(self.path)
+        except OSError as error:
+            raise storage_error("open", self.path, error) from error
+        self.is_new = False
+
+    def close(self) -> None:
+        """Give ownership back. Idempotent."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _check_foreign(self) -> None:
+        if not os.path.isdir(self.path):
+            if os.path.exists(self.path):
+                raise ConfigError("open", self.path, "the data directory is not a directory")
+            return
+        names = set(os.listdir(self.path))
+        if names and not names & set(_OURS):
+            raise ConfigError(
+                "open",
+                self.path,
+                "the folder is not empty and holds no NexusFS data",
+                hint="choose an empty or a new folder",
+            )
+
+    def _lock(self) -> int:
+        fd = os.open(self.file(LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(fd)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise DataDirectoryLockedError(
+                "open",
+                self.path,
+                f"the process with pid {owner} has this data directory open",
+                hint="stop it, or choose another directory with --data-dir",
+            ) from error
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        return fd
+
+    def _open_descriptor(self, metastore: str) -> Descriptor:
+        path = self.file(DESCRIPTOR)
+        if not os.path.exists(path):
+            return Descriptor(FORMAT, metastore, secrets.token_hex(8)).sealed()
+        found = _parse(path)
+        if found.format != FORMAT:
+            raise ConfigError(
+                "open",
+                self.path,
+                f"format {found.format} is not format {FORMAT}",
+                hint="use the release that wrote it",
+            )
+        if found.metastore != metastore:
+            raise ConfigError(
+                "open",
+                self.path,
+                f"its metastore is {found.metastore}, not {metastore}",
+                hint=f"set metastore to {found.metastore}",
+            )
+        return found
+
+
+def _parse(path: str) -> Descriptor:
+    try:
+        with open(path, "rb") as file:
+            found: Any = msgspec.json.decode(file.read(), type=Descriptor)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _damaged(path, str(error)) from error
+    if found != found.sealed():
+        raise _damaged(path, "its checksum does not match")
+    return Descriptor(found.format, found.metastore, found.id, found.checksum)
+
+
+def _damaged(path: str, reason: str) -> CorruptionError:
+    hint = "restore the file from a backup, or delete it: the next start writes it anew"
+    return CorruptionError("open", path, f"the descriptor is damaged: {reason}", hint=hint)
+
+
+def default_path() -> str:
+    """Return the platform's user data folder for NexusFS."""
+    # Costs 15 ms of start-up, and most callers name a directory.
+    from platformdirs import user_data_path
+
+    return str(Path(user_data_path("nexusfs")))

@@ -1,0 +1,144 @@
+"""Storage drivers by name: what a mount's description can ask for.
+
+Layer: factory. The one place where names of drivers meet their classes; the kernel gets
+:meth:`DriverRegistry.open` handed in and knows none of them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nexus.contracts.errors import BusyError, ConfigError, CorruptionError
+from nexus.contracts.object_store import ObjectStoreABC, TransportABC
+from nexus.lib.disk import Disk
+from nexus.lib.hashing import hex_digest
+from nexus.storage.object_store.cas_store import CasStore
+from nexus.storage.object_store.local_transport import LocalTransport
+from nexus.storage.object_store.memory_transport import MemoryTransport
+from nexus.storage.object_store.path_store import PathStore
+
+LABEL_KEY = "volume.json"
+
+
+class VolumeLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a content store says of itself: its volume, and the metastore its records are in."""
+
+    volume_id: str
+    owner_id: str
+
+
+class DriverRegistry:
+    """Opens drivers for one filesystem. ``owner_id`` names the metastore that will hold records."""
+
+    def __init__(self, owner_id: str, disk: Disk, clock_ns: Callable[[], int]) -> None:
+        self._owner_id = owner_id
+        self._disk = disk
+        self._clock_ns = clock_ns
+        self._openers: dict[str, Callable[[_Options], ObjectStoreABC]] = {
+            "cas_local": self._cas_local,
+            "cas_memory": self._cas_memory,
+            "path_local": self._path_local,
+            "path_memory": self._path_memory,
+        }
+
+    @property
+    def names(self) -> list[str]:
+        """The names that a description's ``driver`` can have."""
+        return sorted(self._openers)
+
+    def open(self, description: Mapping[str, Any]) -> ObjectStoreABC:
+        """Open what a description asks for. Errors: ConfigError, BusyError, StorageError."""
+        options = _Options(description)
+        name = options.take("driver", str)
+        opener = self._openers.get(name)
+        if opener is None:
+            raise ConfigError("mount", None, f"no driver {name!r}; there are {self.names}")
+        return opener(options)
+
+    def content_store(self, transport: TransportABC, name: str, *, adopt: bool) -> CasStore:
+        """Return a content store over a transport, labelled on first use.
+
+        Errors: BusyError when its records are in another metastore, unless ``adopt``.
+        """
+        label = self._label(transport, name, adopt)
+        return CasStore(transport, name=name, volume_id=label.volume_id, clock_ns=self._clock_ns)
+
+    def _label(self, transport: TransportABC, name: str, adopt: bool) -> VolumeLabel:
+        known = transport.info(LABEL_KEY)
+        if known is None:
+            label = VolumeLabel(secrets.token_hex(8), self._owner_id)
+        else:
+            try:
+                label = msgspec.json.decode(transport.fetch(LABEL_KEY), type=VolumeLabel)
+            except msgspec.MsgspecError as error:
+                raise CorruptionError(
+                    "mount", None, f"{name}: its label {LABEL_KEY} is damaged: {error}"
+                ) from error
+            if label.owner_id == self._owner_id:
+                return label
+            if not adopt:
+                # Its collector would take another owner's content for garbage.
+                raise BusyError(
+                    "mount",
+                    None,
+                    f"{name}: the records of this store are in the data directory with id "
+                    f"{label.owner_id}",
+                    hint='if that one is gone for good, mount with "adopt": true',
+                )
+            label = VolumeLabel(label.volume_id, self._owner_id)
+        transport.store(LABEL_KEY, msgspec.json.encode(label))
+        transport.sync()
+        return label
+
+    def _cas_local(self, options: _Options) -> ObjectStoreABC:
+        root = options.folder("root", create=True)
+        adopt = options.take("adopt", bool, False)
+        options.finish()
+        transport = LocalTransport(root, disk=self._disk)
+        return self.content_store(transport, "cas_local", adopt=adopt)
+
+    def _cas_memory(self, options: _Options) -> ObjectStoreABC:
+        options.finish()
+        return self.content_store(MemoryTransport(), "cas_memory", adopt=False)
+
+    def _path_local(self, options: _Options) -> ObjectStoreABC:
+        root = options.folder("root", create=False)
+        options.finish()
+        transport = LocalTransport(root, disk=self._disk, confined=True)
+        volume_id = "path-" + hex_digest(root.encode())[:16]
+        return PathStore(transport, name="path_local", volume_id=volume_id)
+
+    def _path_memory(self, options: _Options) -> ObjectStoreABC:
+        options.finish()
+        volume_id = "path-" + secrets.token_hex(8)
+        return PathStore(MemoryTransport(), name="path_memory", volume_id=volume_id)
+
+
+class _Options:
+    """A description's keys, taken one by one; what nobody took is an error."""
+
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        self._left = dict(description)
+
+    def take(self, key: str, kind: type, default: Any = None) -> Any:
+        value = self._left.pop(key, default)
+        if not isinstance(value, kind):
+            raise ConfigError("mount", None, f"{key} is {value!r}, not a {kind.__name__}")
+        return value
+
+    def folder(self, key: str, *, create: bool) -> str:
+        path = Path(self.take(key, str)).expanduser()
+        if create:
+            path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            raise ConfigError("mount", None, f"{key}: {path} is not a folder")
+        return str(path.resolve())
+
+    def finish(self) -> None:
+        if self._left:
+            raise ConfigError("mount", None, f"unknown option {next(iter(self._left))!r}")

@@ -1,0 +1,49 @@
+"""Check and collect an embedded filesystem. Layer: factory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nexus.contracts.errors import NotSupportedError
+from nexus.contracts.filesystem import NexusFilesystem
+from nexus.core.collector import CollectionReport
+from nexus.core.fsck import Checker, FsckReport
+from nexus.core.nexus_fs import NexusFS
+
+Progress = Callable[[str, int], None]
+
+
+def fsck(
+    nx: NexusFilesystem,
+    *,
+    repair: bool = False,
+    content: bool = True,
+    progress: Progress = lambda stage, count: None,
+) -> FsckReport:
+    """Check everything stored, and with ``repair`` mend what has a second copy.
+
+    ``progress`` is called with a stage ("records", "content") and a count (records, bytes).
+    Errors: NotSupportedError unless ``nx`` is embedded in this process.
+    """
+    kernel = _kernel("fsck", nx)
+    return Checker(kernel.store, kernel.volumes(), progress).run(repair=repair, content=content)
+
+
+def collect(
+    nx: NexusFilesystem,
+    *,
+    retention_s: float,
+    grace_s: float,
+    dry_run: bool = False,
+    progress: Progress = lambda stage, count: None,
+) -> CollectionReport:
+    """Forget old history and unnamed content; see :class:`nexus.core.collector.Collector`."""
+    return _kernel("gc", nx).collector.run(
+        retention_s=retention_s, grace_s=grace_s, dry_run=dry_run, progress=progress
+    )
+
+
+def _kernel(operation: str, nx: NexusFilesystem) -> NexusFS:
+    if not isinstance(nx, NexusFS):
+        raise NotSupportedError(operation, None, "this filesystem is not embedded here")
+    return nx

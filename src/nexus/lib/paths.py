@@ -1,0 +1,98 @@
+"""Virtual paths: absolute, ``/``-separated, UTF-8, kept byte for byte.
+
+Layer: lib. Pure functions on strings, no filesystem. Repeated slashes, ``.`` and a trailing slash
+fold; ``..``, NUL, control characters and lone surrogates are refused. Nothing is normalised
+beyond that: two spellings of a character in Unicode are two names. Unix counterpart:
+path_resolution(7) without links.
+"""
+
+from __future__ import annotations
+
+import re
+
+from nexus.contracts.errors import InvalidPathError, NameTooLongError
+
+MAX_PATH_BYTES = 4096
+MAX_NAME_BYTES = 255
+
+# One pass for the usual case: canonical already, and short enough in characters.
+_CANONICAL = re.compile(
+    r"(?:/(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255})+|/"
+).fullmatch
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]").search
+
+_ALWAYS_SHORT = MAX_NAME_BYTES // 4  # characters that fit a name whatever they are
+
+
+def normalize(operation: str, path: str) -> str:
+    """Return the canonical form of a path; ``operation`` names the caller in errors.
+
+    Errors: InvalidPathError, NameTooLongError.
+    """
+    if not isinstance(path, str):
+        raise InvalidPathError(operation, repr(path), "a path is a str")
+    if _CANONICAL(path) and (
+        len(path) <= _ALWAYS_SHORT or (path.isascii() and len(path) <= MAX_PATH_BYTES)
+    ):
+        return path
+    return _normalize_slowly(operation, path)
+
+
+def _normalize_slowly(operation: str, path: str) -> str:
+    shown = path.encode("utf-8", "backslashreplace").decode("utf-8")
+    if not path.startswith("/"):
+        raise InvalidPathError(operation, shown, "a path starts with '/'")
+    found = _FORBIDDEN(path)
+    if found:
+        raise InvalidPathError(
+            operation, shown, f"character U+{ord(found[0]):04X} is not allowed in a path"
+        )
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    for name in names:
+        if name == "..":
+            raise InvalidPathError(operation, shown, "'..' is not allowed in a path")
+        if len(name.encode()) > MAX_NAME_BYTES:
+            raise NameTooLongError(operation, shown, f"a component is over {MAX_NAME_BYTES} bytes")
+    canonical = "/" + "/".join(names)
+    if len(canonical.encode()) > MAX_PATH_BYTES:
+        raise NameTooLongError(operation, shown, f"the path is over {MAX_PATH_BYTES} bytes")
+    return canonical
+
+
+def parent(path: str) -> str:
+    """Return the directory that holds a canonical path; the root's is the root."""
+    return path[: path.rfind("/")] or "/"
+
+
+def name(path: str) -> str:
+    """Return the last component of a canonical path; the root's is empty."""
+    return path[path.rfind("/") + 1 :]
+
+
+def join(directory: str, relative: str) -> str:
+    """Return ``relative`` (canonical, starting with ``/``) beneath ``directory``."""
+    if relative == "/":
+        return directory
+    return relative if directory == "/" else directory + relative
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Return whether a canonical path lies strictly beneath a canonical directory."""
+    if directory == "/":
+        return path != "/"
+    return path.startswith(directory) and path[len(directory) : len(directory) + 1] == "/"
+
+
+def is_same_or_below(path: str, directory: str) -> bool:
+    """Return whether a canonical path is a directory or lies beneath it."""
+    return path == directory or is_below(path, directory)
+
+
+def depth(path: str) -> int:
+    """Return the number of components of a canonical path; 0 for the root."""
+    return 0 if path == "/" else path.count("/")
+
+
+def tree_order(path: str) -> list[str]:
+    """Sort key in which a directory comes right before everything beneath it."""
+    return path.split("/")

@@ -1,0 +1,537 @@
+"""CasStore: content-addressed storage over any transport.
+
+Layer: storage. It cuts, hashes, stores, verifies and sets aside; it knows no file names and no
+references, and never decides that content is garbage. Unix counterpart: a filesystem's block
+layer. Keys in the transport::
+
+    <first two hex digits>/<other 62>      an object: a blob, a chunk or a manifest
+    quarantine/<64 hex digits>-<unix ns>   an object the collector has set aside, and when
+
+1. The same bytes have the same id, however they were fed or spliced together.
+2. No byte leaves the store that was not checked against the hash it was asked for by.
+3. A chunk is stored before the manifest that names it, and a manifest before its id is returned.
+4. An object is marked in the :class:`CollectionGuard` before its presence is relied on.
+
+Locks: those of the guard and of the caches, each a leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
+from itertools import chain
+
+from blake3 import blake3
+
+from nexus.contracts.errors import (
+    ContentNotFoundError,
+    CorruptionError,
+    InvalidArgumentError,
+    StorageError,
+)
+from nexus.contracts.metadata import Buffer
+from nexus.contracts.object_store import (
+    PIECE_BYTES,
+    Content,
+    ContentStoreABC,
+    KeyInfo,
+    ObjectStoreCapabilities,
+    StoredObject,
+    TransportABC,
+)
+from nexus.lib.chunking import DEFAULT_CHUNKING, ChunkingParameters, chunk_buffer, chunk_stream
+from nexus.lib.content_id import (
+    EMPTY_CONTENT_ID,
+    EMPTY_OBJECT_ID,
+    check_object_id,
+    is_object_id,
+    manifest_id,
+    object_id_of,
+    parse_content_id,
+)
+from nexus.lib.manifest import Manifest, ManifestBuilder, ManifestError
+from nexus.storage.object_store.collection_guard import CollectionGuard, Flight
+from nexus.storage.object_store.verified_cache import VerifiedCache
+
+QUARANTINE = "quarantine"
+
+CACHE_BYTES = 8 << 20
+"""Budget of verified chunks, and another of decoded manifests: eight of the largest chunks."""
+
+UNCACHED_BYTES = 64 << 10
+"""Smaller objects are read again: that costs about what keeping them would."""
+
+_ZEROS = bytes(64 << 10)
+_LIST_LIMIT = 1000
+_DAMAGE_HINT = (
+    "restore it from another copy, or write the content again; "
+    "`nexus fsck` lists every file that needs it"
+)
+
+
+class CasStore(ContentStoreABC):
+    """Content in a transport. Shared freely between threads; the one user of its transport."""
+
+    def __init__(
+        self,
+        transport: TransportABC,
+        *,
+        name: str,
+        volume_id: str,
+        clock_ns: Callable[[], int],
+        chunking: ChunkingParameters = DEFAULT_CHUNKING,
+    ) -> None:
+        self.name = name
+        self.volume_id = volume_id
+        self.capabilities = ObjectStoreCapabilities(
+            authoritative_namespace=False,
+            content_addressed=True,
+            persistent=transport.capabilities.persistent,
+            # Names and modes are records of the metastore, whatever the transport can do.
+            atomic_rename=True,
+            modes=True,
+        )
+        self._transport = transport
+        self._fetch = transport.fetch
+        self._clock_ns = clock_ns
+        self._chunking = chunking
+        self._guard = CollectionGuard()
+        self._chunks: VerifiedCache[bytes] = VerifiedCache(CACHE_BYTES)
+        self._manifests: VerifiedCache[Manifest] = VerifiedCache(CACHE_BYTES)
+
+    # Writing
+
+    def write_content(self, data: Buffer | Iterable[Buffer]) -> Content:
+        """Store bytes, or the concatenation of an iterable, and pin the result."""
+        if isinstance(data, bytes):
+            if len(data) <= self._chunking.threshold_bytes:
+                return self._write_blob(data)
+            return self._write_chunks(chunk_buffer(data, self._chunking))
+        if isinstance(data, (bytearray, memoryview)):
+            flat = _flat(data)
+            if len(flat) <= self._chunking.threshold_bytes:
+                return self._write_blob(flat)
+            return self._write_chunks(chunk_buffer(flat, self._chunking))
+        return self._write_pieces(data)
+
+    def _write_blob(self, data: Buffer) -> Content:
+        object_id = blake3(data).hexdigest()
+        etag = "b3:" + object_id
+        self._guard.pin(etag, object_id)
+        try:
+            self._put(object_id, data)
+        except BaseException:
+            self._guard.unpin(etag)
+            raise
+        return Content(etag, len(data))
+
+    def _write_pieces(self, pieces: Iterable[Buffer]) -> Content:
+        """Store an iterable: in one blob if it ends within the threshold, else in chunks."""
+        remaining = iter(pieces)
+        buffered = bytearray()
+        for piece in remaining:
+            flat = _flat(piece)
+            if len(buffered) + len(flat) > self._chunking.threshold_bytes:
+                fed = chain((buffered, flat), remaining)
+                return self._write_chunks(chunk_stream(fed, self._chunking))
+            buffered += flat
+        return self._write_blob(bytes(buffered))
+
+    def _write_chunks(self, chunks: Iterable[memoryview]) -> Content:
+        with self._guard.flight() as flight:
+            builder = ManifestBuilder()
+            for chunk in chunks:
+                self._add_chunk(flight, builder, chunk)
+            return self._write_manifest(flight, builder)
+
+    def _add_chunk(self, flight: Flight, builder: ManifestBuilder, chunk: memoryview) -> None:
+        object_id = object_id_of(chunk)
+        # What this write has stored itself (a run of zeros, say) needs no second look.
+        if self._guard.hold(flight, object_id):
+            self._put(object_id, chunk)
+        builder.add(object_id, len(chunk))
+
+    def _write_manifest(self, flight: Flight, builder: ManifestBuilder) -> Content:
+        manifest = builder.finish()
+        object_id = object_id_of(manifest.encoded)
+        self._guard.hold(flight, object_id)
+        self._put(object_id, manifest.encoded)
+        self._manifests.put(object_id, manifest, len(manifest.encoded))
+        etag = manifest_id(object_id)
+        self._guard.pin(etag, object_id, manifest)
+        return Content(etag, manifest.size)
+
+    def _put(self, object_id: str, data: Buffer) -> None:
+        """Store an object unless it is there, intact. The caller has marked it."""
+        if not data:
+            return  # empty content needs no object
+        key = object_id[:2] + "/" + object_id[2:]
+        # For an absent key, asking is cheaper than an error of fetch.
+        known = self._transport.info(key)
+        if known is None or known.size != len(data) or not self._holds(key, data):
+            self._transport.store(key, data)
+
+    def _holds(self, key: str, data: Buffer) -> bool:
+        try:
+            stored = self._fetch(key, 0, len(data))
+        except (ContentNotFoundError, StorageError):
+            # Gone since it was asked for, or unreadable: storing it again heals both.
+            return False
+        return stored == bytes(data)
+
+    # Splicing
+
+    def splice(self, etag: str, offset: int, data: Buffer) -> Content:
+        """Store and pin what results from writing ``data`` at ``offset`` over ``etag``."""
+        if offset < 0:
+            raise InvalidArgumentError("splice", None, f"the offset {offset} is negative")
+        chunked, object_id = parse_content_id("splice", etag or EMPTY_CONTENT_ID)
+        flat = _flat(data)
+        if not flat:
+            return self._unchanged(etag or EMPTY_CONTENT_ID)
+        if chunked:
+            return self._splice_chunks(etag, object_id, offset, flat)
+        old = self._blob("splice", etag, object_id, None)
+        return self._splice_small(old, offset, flat)
+
+    def _unchanged(self, etag: str) -> Content:
+        self.pin(etag)
+        try:
+            return Content(etag, self.content_size(etag))
+        except BaseException:
+            self._guard.unpin(etag)
+            raise
+
+    def _splice_small(self, old: bytes, offset: int, data: Buffer) -> Content:
+        head, tail = old[:offset], old[offset + len(data) :]
+        gap = offset - len(head)
+        if offset + len(data) + len(tail) <= self._chunking.threshold_bytes:
+            return self._write_blob(b"".join((head, bytes(gap), data, tail)))
+        pieces = chain((head,), _zeros(gap), (data, tail))
+        return self._write_chunks(chunk_stream(pieces, self._chunking))
+
+    def _splice_chunks(self, etag: str, object_id: str, offset: int, data: Buffer) -> Content:
+        with self._guard.flight() as flight:
+            self._guard.hold(flight, object_id)
+            base = self._manifest("splice", etag, object_id)
+            if self._guard.hold_chunks(flight, base):
+                self._ensure_present("splice", etag, base.object_ids())
+            end = offset + len(data)
+            if max(base.size, end) <= self._chunking.threshold_bytes:
+                return self._splice_small(self.read_content(etag), offset, data)
+            # The end of a chunk depends on the byte after it, so the chunk that may move is the
+            # one that holds the byte before the change.
+            first = base.index_at(max(0, min(offset, base.size) - 1))
+            builder = ManifestBuilder()
+            builder.extend(base, 0, first)
+            pieces = self._spliced_pieces(etag, base, builder.size, offset, data)
+            for chunk in chunk_stream(pieces, self._chunking):
+                self._add_chunk(flight, builder, chunk)
+                rejoin = base.boundary_index(builder.size) if builder.size >= end else None
+                if rejoin is not None:
+                    builder.extend(base, rejoin, len(base))
+                    break
+            return self._write_manifest(flight, builder)
+
+    def _spliced_pieces(
+        self, etag: str, base: Manifest, start: int, offset: int, data: Buffer
+    ) -> Iterator[Buffer]:
+        """Yield the new content from ``start`` (<= offset) to its end."""
+        yield from self._pieces("splice", etag, base, start, min(offset, base.size))
+        yield from _zeros(offset - base.size)
+        yield data
+        yield from self._pieces("splice", etag, base, offset + len(data), base.size)
+
+    # Reading
+
+    def read_content(
+        self, etag: str, offset: int = 0, count: int | None = None, *, size: int | None = None
+    ) -> bytes:
+        """Return ``count`` verified bytes from ``offset``, fewer at the end."""
+        if offset < 0 or (count is not None and count < 0):
+            raise _bad_range("read_content", offset, count)
+        chunked, object_id = parse_content_id("read_content", etag)
+        if not chunked:
+            if offset == 0 and (count is None or (size is not None and count >= size)):
+                data = self._blob("read_content", etag, object_id, size)
+                return data if count is None else data[:count]
+            data = self._cached_blob("read_content", etag, object_id, size)
+            return data[offset:] if count is None else data[offset : offset + count]
+        manifest = self._manifest("read_content", etag, object_id)
+        end = manifest.size if count is None else min(manifest.size, offset + count)
+        pieces = self._pieces("read_content", etag, manifest, offset, end, keep=True)
+        if end - offset <= PIECE_BYTES:
+            return b"".join(pieces)
+        whole = BytesIO()  # joining would hold all pieces and the result at once
+        whole.writelines(pieces)
+        return whole.getvalue()
+
+    def stream_content(
+        self, etag: str, offset: int = 0, count: int | None = None, piece_bytes: int = PIECE_BYTES
+    ) -> Iterator[bytes]:
+        """Return an iterator of verified pieces of at most ``piece_bytes``."""
+        if offset < 0 or (count is not None and count < 0):
+            raise _bad_range("stream_content", offset, count)
+        if piece_bytes < 1:
+            raise InvalidArgumentError("stream_content", None, "a piece has at least one byte")
+        parse_content_id("stream_content", etag)
+        return self._stream(etag, offset, count, piece_bytes)
+
+    def _stream(
+        self, etag: str, offset: int, count: int | None, piece_bytes: int
+    ) -> Iterator[bytes]:
+        chunked, object_id = parse_content_id("stream_content", etag)
+        pieces: Iterable[bytes]
+        if chunked:
+            manifest = self._manifest("stream_content", etag, object_id)
+            end = manifest.size if count is None else offset + count
+            pieces = self._pieces("stream_content", etag, manifest, offset, end)
+        else:
+            data = self._blob("stream_content", etag, object_id, None)
+            pieces = (data[offset:] if count is None else data[offset : offset + count],)
+        for piece in pieces:
+            for start in range(0, len(piece), piece_bytes):
+                yield piece[start : start + piece_bytes]
+
+    def content_size(self, etag: str) -> int:
+        """Return the size in bytes, from verified bytes."""
+        chunked, object_id = parse_content_id("content_size", etag)
+        if chunked:
+            return self._manifest("content_size", etag, object_id).size
+        return len(self._cached_blob("content_size", etag, object_id, None))
+
+    def _pieces(
+        self,
+        operation: str,
+        etag: str,
+        manifest: Manifest,
+        start: int,
+        end: int,
+        *,
+        keep: bool = False,
+    ) -> Iterator[bytes]:
+        """Yield the bytes from ``start`` up to ``end``, a chunk at a time.
+
+        With ``keep``, a chunk of which only a part was wanted stays in the cache: the next call
+        probably wants the rest.
+        """
+        for chunk in manifest.covering(start, end):
+            data = self._chunks.get(chunk.object_id)
+            partial = start > chunk.start or end < chunk.start + chunk.size
+            if data is None:
+                data = self._object(operation, etag, chunk.object_id, chunk.size)
+                if len(data) != chunk.size:
+                    reason = f"its chunk {chunk.object_id} has {len(data)} bytes"
+                    raise _damaged(operation, etag, etag.rpartition(":")[2], reason)
+                if keep and partial and len(data) > UNCACHED_BYTES:
+                    self._chunks.put(chunk.object_id, data, len(data))
+            if partial:
+                data = data[max(0, start - chunk.start) : end - chunk.start]
+            yield data
+
+    def _manifest(self, operation: str, etag: str, object_id: str) -> Manifest:
+        manifest = self._manifests.get(object_id)
+        if manifest is None:
+            encoded = self._object(operation, etag, object_id, None)
+            try:
+                manifest = Manifest.decode(encoded)
+            except ManifestError as error:
+                raise _damaged(operation, etag, object_id, str(error)) from error
+            self._manifests.put(object_id, manifest, len(encoded))
+        return manifest
+
+    def _blob(self, operation: str, etag: str, object_id: str, size: int | None) -> bytes:
+        if object_id == EMPTY_OBJECT_ID:
+            return b""
+        return self._object(operation, etag, object_id, size)
+
+    def _cached_blob(self, operation: str, etag: str, object_id: str, size: int | None) -> bytes:
+        cached = self._chunks.get(object_id)
+        if cached is not None:
+            return cached
+        data = self._blob(operation, etag, object_id, size)
+        if len(data) > UNCACHED_BYTES:
+            self._chunks.put(object_id, data, len(data))
+        return data
+
+    def _object(self, operation: str, etag: str, object_id: str, size: int | None) -> bytes:
+        """Fetch a whole object and verify it. ``size`` only saves the transport a look."""
+        key = object_id[:2] + "/" + object_id[2:]
+        try:
+            data = self._fetch(key, 0, size)
+            if blake3(data).hexdigest() == object_id:
+                return data
+            if size is not None:
+                # The size may be wrong rather than the object.
+                data = self._fetch(key)
+                if blake3(data).hexdigest() == object_id:
+                    return data
+        except ContentNotFoundError as error:
+            raise _missing(operation, etag, object_id) from error
+        raise _damaged(operation, etag, object_id, "its bytes do not match its hash")
+
+    # Collection
+
+    def pin(self, etag: str) -> None:
+        """Protect a content until :meth:`unpin`."""
+        chunked, object_id = parse_content_id("pin", etag)
+        if not chunked:
+            collecting = self._guard.pin(etag, object_id)
+            needed: Iterable[str] = (object_id,)
+        else:
+            with self._guard.flight() as flight:
+                self._guard.hold(flight, object_id)
+                manifest = self._manifest("pin", etag, object_id)
+                collecting = self._guard.pin(etag, object_id, manifest)
+            needed = chain((object_id,), manifest.object_ids())
+        if collecting:
+            try:
+                self._ensure_present("pin", etag, needed)
+            except BaseException:
+                self._guard.unpin(etag)
+                raise
+
+    def unpin(self, etag: str) -> None:
+        """Undo one pin. Errors: InvalidArgumentError when the content is not pinned."""
+        self._guard.unpin(etag)
+
+    def begin_collection(self) -> None:
+        """Start protecting. Errors: BusyError while a collection is active."""
+        self._guard.begin()
+
+    def end_collection(self) -> None:
+        """Stop protecting. Idempotent."""
+        self._guard.end()
+
+    def quarantine_object(self, object_id: str) -> bool:
+        """Set an object aside, unless it is protected or absent; return whether it was."""
+        check_object_id("quarantine_object", object_id)
+        # A name that sorts by object, so that restoring one looks at one place.
+        target = f"{QUARANTINE}/{object_id}-{self._clock_ns():020d}"
+        taken = self._guard.unless_protected(object_id, lambda: self._move(object_id, target))
+        if taken:
+            self._chunks.discard(object_id)
+            self._manifests.discard(object_id)
+        return taken
+
+    def _move(self, object_id: str, target: str) -> bool:
+        try:
+            self._transport.rename_key(_key(object_id), target)
+        except ContentNotFoundError:
+            return False
+        return True
+
+    def restore_object(self, object_id: str) -> bool:
+        """Bring a quarantined object back; return whether there was one.
+
+        Errors: CorruptionError when the quarantined bytes are damaged; they stay where they are.
+        """
+        check_object_id("restore_object", object_id)
+        found = self._transport.list_keys(QUARANTINE, f"{QUARANTINE}/{object_id}-", 1)
+        if not found or not found[0].key.startswith(f"{QUARANTINE}/{object_id}-"):
+            return False
+        # A writer may store the object at this very moment: what replaces it must be intact too.
+        self._verify_key("restore_object", object_id, found[0].key)
+        self._transport.rename_key(found[0].key, _key(object_id))
+        return True
+
+    def purge_quarantine(self, quarantined_before_ns: int) -> int:
+        """Delete objects set aside before a time (nanoseconds since the epoch)."""
+        freed = 0
+        for info in _all_keys(self._transport, QUARANTINE):
+            object_id, _, at_ns = info.key.rpartition("/")[2].partition("-")
+            known = is_object_id(object_id) and at_ns.isdecimal()
+            if known and int(at_ns) < quarantined_before_ns and self._transport.remove(info.key):
+                freed += info.size
+        return freed
+
+    def _ensure_present(self, operation: str, etag: str, object_ids: Iterable[str]) -> None:
+        """Bring back what a running collection took before the objects were marked."""
+        for object_id in object_ids:
+            present = object_id == EMPTY_OBJECT_ID or self._transport.exists(_key(object_id))
+            if not present and not self.restore_object(object_id):
+                raise _missing(operation, etag, object_id)
+
+    # Objects
+
+    def objects_of(self, etag: str) -> Iterator[str]:
+        """Return an iterator of the object ids that a content needs; none for empty content."""
+        chunked, object_id = parse_content_id("objects_of", etag)
+        if chunked:
+            manifest = self._manifest("objects_of", etag, object_id)
+            return chain((object_id,), manifest.object_ids())
+        return iter(() if object_id == EMPTY_OBJECT_ID else (object_id,))
+
+    def list_objects(self) -> Iterator[StoredObject]:
+        """Yield every stored object, in order of its id."""
+        for info in _all_keys(self._transport, ""):
+            if info.key.startswith(QUARANTINE):
+                return  # sorts after every object
+            object_id = info.key.replace("/", "", 1)
+            if info.key[2:3] == "/" and is_object_id(object_id):
+                yield StoredObject(object_id, info.size, info.modified_at_ns)
+
+    def verify_object(self, object_id: str) -> int:
+        """Check an object's bytes against its id, in bounded memory; return its size."""
+        check_object_id("verify_object", object_id)
+        return self._verify_key("verify_object", object_id, _key(object_id))
+
+    def _verify_key(self, operation: str, object_id: str, key: str) -> int:
+        digest = blake3()
+        size = 0
+        try:
+            for piece in self._transport.stream(key):
+                digest.update(piece)
+                size += len(piece)
+        except ContentNotFoundError as error:
+            raise _missing(operation, object_id, object_id) from error
+        if digest.hexdigest() != object_id:
+            raise _damaged(operation, object_id, object_id, "its bytes do not match its hash")
+        return size
+
+    def sync(self) -> None:
+        """Make everything written so far survive a power cut."""
+        self._transport.sync()
+
+    def close(self) -> None:
+        """Close the transport. Idempotent."""
+        self._transport.close()
+
+
+def _key(object_id: str) -> str:
+    return object_id[:2] + "/" + object_id[2:]
+
+
+def _flat(data: Buffer) -> Buffer:
+    """Return the bytes of a buffer so that ``len`` counts bytes, without copying."""
+    # A bytearray stays what it is: a view would keep its owner from filling it again.
+    return memoryview(data).cast("B") if isinstance(data, memoryview) else data
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    """Yield ``count`` zero bytes, none for a negative count, in pieces of bounded size."""
+    for start in range(0, count, len(_ZEROS)):
+        yield _ZEROS[: count - start]
+
+
+def _all_keys(transport: TransportABC, prefix: str) -> Iterator[KeyInfo]:
+    after = ""
+    while True:
+        page = transport.list_keys(prefix, after, _LIST_LIMIT)
+        yield from page
+        if len(page) < _LIST_LIMIT:
+            return
+        after = page[-1].key
+
+
+def _bad_range(operation: str, offset: int, count: int | None) -> InvalidArgumentError:
+    return InvalidArgumentError(operation, None, f"offset {offset}, count {count} is no range")
+
+
+def _missing(operation: str, etag: str, object_id: str) -> ContentNotFoundError:
+    return ContentNotFoundError(operation, etag, f"object {object_id} is not stored")
+
+
+def _damaged(operation: str, etag: str, object_id: str, reason: str) -> CorruptionError:
+    reason = f"object {object_id} is damaged: {reason}"
+    return CorruptionError(operation, etag, reason, hint=_DAMAGE_HINT)
