@@ -53,8 +53,6 @@ class TestPathMemoryMount(FilesystemSuite):
     keeps_versions = False
     atomic_batch = False
     content_addressed = False
-    keeps_attributes = False
-    keeps_modes = False
 
     def make(self, tmp_path: Path) -> tuple[NexusFilesystem, str]:
         return mounted(driver="path_memory")
@@ -64,7 +62,6 @@ class TestPathLocalMount(FilesystemSuite):
     keeps_versions = False
     atomic_batch = False
     content_addressed = False
-    keeps_attributes = False
     longest_paths = False
 
     def make(self, tmp_path: Path) -> tuple[NexusFilesystem, str]:

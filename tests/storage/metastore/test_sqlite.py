@@ -33,7 +33,7 @@ from nexus.testing.faults import FaultyDisk
 from nexus.testing.ordered_store import OrderedStoreSuite
 from nexus.testing.small_disk import run_on_small_disk
 
-RESERVE_BYTES = 256 << 10
+RESERVE_BYTES = 1 << 20
 
 
 def open_store(path, *, disk=None, create=True, **options) -> SqliteMetastore:
@@ -335,8 +335,11 @@ def test_a_flipped_bit_never_yields_a_wrong_value(resting_store, tmp_path, suffi
             for key in keys:
                 outcomes[outcome_of(store, key)] += 1
             scan_to_the_end(store)
-    assert outcomes["right"] > 0
-    assert outcomes["error"] > 0
+    if suffix == "-wal" and not accept_loss:
+        # Each of its frames holds acknowledged commits, so none can be lost unseen.
+        assert outcomes == {"error": 60, "absent": 0, "right": 0, "unsealed": 0}
+    else:
+        assert outcomes["right"] > 0
 
 
 def outcome_of(store: SqliteMetastore, key: bytes) -> str:
@@ -549,10 +552,12 @@ def commit_until_full(store: SqliteMetastore) -> int:
 
 def a_full_store_can_be_emptied(directory: str) -> None:
     path = directory + "/m.db"
+    with open(directory + "/other", "wb") as other:
+        other.write(bytes(2 << 20))
     with closing(open_store(path, reserve_bytes=RESERVE_BYTES)) as store:
         stored = commit_until_full(store)
         fill(directory)
-        assert stored > 100
+        assert stored > 50
         with pytest.raises(NoSpaceError):
             store.commit(Batch([(b"more", bytes(60000))]))
         assert store.get(b"more") is None
@@ -565,7 +570,7 @@ def a_full_store_can_be_emptied(directory: str) -> None:
         assert os.path.getsize(path + ".reserve") == 0
         with pytest.raises(NoSpaceError):
             store.commit(Batch([(b"more", bytes(60000))]))
-        os.unlink(directory + "/filler")
+        os.unlink(directory + "/other")
         store.commit(Batch([(b"more", bytes(60000))]), durable=True)
         assert os.path.getsize(path + ".reserve") == RESERVE_BYTES
 

@@ -284,7 +284,9 @@ class NexusFilesystem(Syscalls):
         InvalidArgumentError for a bad pattern.
         """
         try:
-            search = re.compile(pattern.encode(), re.IGNORECASE if ignore_case else 0).search
+            # Whole files are searched first, so ^ and $ have to mean lines there too.
+            flags = re.MULTILINE | (re.IGNORECASE if ignore_case else 0)
+            search = re.compile(pattern.encode(), flags).search
         except re.error as error:
             raise InvalidArgumentError("grep", path, f"bad pattern: {error}") from error
         result = GrepResult()

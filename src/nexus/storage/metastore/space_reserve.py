@@ -28,15 +28,19 @@ class SpaceReserve:
 
     def __init__(self, path: str, *, size_bytes: int, disk: Disk) -> None:
         self._path = path
-        self._size_bytes = size_bytes
+        self.size_bytes = size_bytes
         self._disk = disk
         self.held = size_bytes == 0 or self._is_allocated()
+
+    def is_scarce(self, wanted_bytes: int) -> bool:
+        """Return whether there is a reserve and less than this is free besides. OSError."""
+        return self.size_bytes > 0 and self._free_bytes() < wanted_bytes
 
     def restore(self) -> bool:
         """Allocate the reserve when the disk has room; return whether it is held. OSError."""
         if self.held:
             return True
-        if self._free_bytes() < self._size_bytes + _HEADROOM_BYTES:
+        if self._free_bytes() < self.size_bytes + _HEADROOM_BYTES:
             return False
         fd = self._disk.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
@@ -53,7 +57,7 @@ class SpaceReserve:
 
     def release(self) -> bool:
         """Give the space back to the disk; return whether there was any. Errors: OSError."""
-        if not self.held or self._size_bytes == 0:
+        if not self.held or self.size_bytes == 0:
             return False
         os.truncate(self._path, 0)
         self.held = False
@@ -61,16 +65,16 @@ class SpaceReserve:
 
     def _allocate(self, fd: int) -> None:
         if sys.platform == "linux":
-            os.posix_fallocate(fd, 0, self._size_bytes)
+            os.posix_fallocate(fd, 0, self.size_bytes)
         else:
-            self._disk.write_all(fd, bytes(self._size_bytes))
+            self._disk.write_all(fd, bytes(self.size_bytes))
 
     def _is_allocated(self) -> bool:
         try:
             status = os.stat(self._path)
         except FileNotFoundError:
             return False
-        return min(status.st_size, status.st_blocks * 512) >= self._size_bytes
+        return min(status.st_size, status.st_blocks * 512) >= self.size_bytes
 
     def _free_bytes(self) -> int:
         status = os.statvfs(os.path.dirname(self._path))

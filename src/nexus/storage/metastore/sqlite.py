@@ -452,6 +452,8 @@ class SqliteMetastore(MetastoreABC):
                 self._open_connection()
             stored = self._stored_revision_locked()
             self._prove_writable_locked(stored)
+        except NexusError:
+            raise  # an OSError too, and already says what is wrong
         except sqlite3.Error as error:
             if self._is_full(error):
                 self._reserve.release()
@@ -514,12 +516,17 @@ class SqliteMetastore(MetastoreABC):
         What was committed is answered already, so a failure here is kept for the next commit.
         """
         try:
-            if not self._log_reaches_locked(self._log_limit_frames):
+            limit_frames = self._log_limit_frames
+            if self._reserve.is_scarce(4 * limit_frames * _LOG_FRAME_BYTES):
+                # Writing the log back may take as much space again: keep that below the reserve.
+                limit_frames = max(1, self._reserve.size_bytes // (4 * _LOG_FRAME_BYTES))
+                self._groups_until_check = 1
+            if not self._log_reaches_locked(limit_frames):
                 return
             self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             # The next commit starts the log anew unless a reader is in it just then. Under
             # steady reading that can go on for long; then readers wait for a moment.
-            if self._log_reaches_locked(4 * self._log_limit_frames):
+            if self._log_reaches_locked(4 * limit_frames):
                 self._restart_log_locked()
         except sqlite3.Error as error:
             # On a full disk the log goes on in the room it has; commits will tell.
@@ -573,6 +580,8 @@ class SqliteMetastore(MetastoreABC):
             undo.callback(self._head.close)
             self._reserve.restore()
             self._disk.fsync_directory(os.path.dirname(self._path))
+        except NexusError:
+            raise  # an OSError too, and already says what is wrong
         except sqlite3.Error as error:
             raise database_error("open", self._path, error) from error
         except OSError as error:
@@ -582,7 +591,7 @@ class SqliteMetastore(MetastoreABC):
         self._writer = connect(self._path)
         try:
             # The first look at the file replays the log, or makes it.
-            self._writer.execute("SELECT 1 FROM meta").fetchone()
+            self._writer.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             self._log_fd = self._disk.open(self._path + "-wal", os.O_RDWR)
         except (sqlite3.Error, OSError):
             self._writer.close()

@@ -7,8 +7,8 @@ Invariants:
 
 1. A path that is returned lay below the root when it was resolved, and had no link in it.
 2. Resolving never opens what is there for reading, so that a fifo neither blocks nor is disturbed.
-3. A descriptor that was opened by such a path is checked again: a link swapped in meanwhile is
-   found out before a byte passes.
+3. A file is read through the very descriptor that was checked; one that was created by a returned
+   path is checked before a byte passes. So a link that is swapped in meanwhile gains nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from typing import NamedTuple
 
-from nexus.contracts.errors import AccessDeniedError, ContentNotFoundError
+from nexus.contracts.errors import AccessDeniedError, ContentNotFoundError, PathIsDirectoryError
 
 _DESCRIPTORS = "/proc/self/fd/"
 _NOTHING_THERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
+_READ_FOREIGN = os.O_RDONLY | os.O_NONBLOCK
+_DELETED = " (deleted)"
+_ATTEMPTS = 1000
+_LEAVES = "a symbolic link leads out of the root"
 _O_PATH = getattr(os, "O_PATH", 0)
 
 
@@ -61,7 +66,7 @@ class Confinement:
                 raise
             place = Place(os.path.realpath(path), None)
         if not self.holds(place.path):
-            raise AccessDeniedError(operation, key, "a symbolic link leads out of the root")
+            raise AccessDeniedError(operation, key, _LEAVES)
         return place
 
     def locate_entry(self, operation: str, key: str) -> str:
@@ -70,10 +75,38 @@ class Confinement:
         place = self.locate(operation, parent)
         return place.path.rstrip("/") + "/" + name
 
+    def open_file(self, operation: str, key: str, open_call: Callable[[str, int], int]) -> int:
+        """Open a file for reading. Errors: AccessDeniedError, PathIsDirectoryError; OSError."""
+        if not self._by_descriptor:
+            place = self.locate(operation, key)
+            self._check_file(operation, key, place)
+            return open_call(place.path, _READ_FOREIGN | os.O_NOFOLLOW)
+        try:
+            fd = os.open(self._prefix + key, _O_PATH)
+        except OSError as error:
+            if error.errno in _NOTHING_THERE:
+                self.locate(operation, key)  # a link that leaves is refused wherever it leads
+            raise
+        try:
+            link = f"{_DESCRIPTORS}{fd}"
+            place = Place(os.readlink(link), os.fstat(fd))
+            self._check_file(operation, key, place)
+            return open_call(link, _READ_FOREIGN)
+        finally:
+            os.close(fd)
+
+    def _check_file(self, operation: str, key: str, place: Place) -> None:
+        if not self.holds(place.path):
+            raise AccessDeniedError(operation, key, _LEAVES)
+        must_exist(operation, key, place)
+        must_be_file(operation, key, place)
+        if place.is_directory:
+            raise PathIsDirectoryError(operation, key, "is a directory")
+
     def check_descriptor(self, operation: str, key: str, fd: int) -> None:
         """Check that what was opened lies below the root. Errors: AccessDeniedError."""
         if self._by_descriptor and not self.holds(os.readlink(f"{_DESCRIPTORS}{fd}")):
-            raise AccessDeniedError(operation, key, "a symbolic link leads out of the root")
+            raise AccessDeniedError(operation, key, _LEAVES)
 
     def holds(self, real_path: str) -> bool:
         """Return whether a real path is the root or lies below it."""
@@ -83,11 +116,26 @@ class Confinement:
         if not self._by_descriptor:
             real_path = os.path.realpath(path, strict=True)
             return Place(real_path, os.lstat(real_path))
-        fd = os.open(path, _O_PATH)
-        try:
-            return Place(os.readlink(f"{_DESCRIPTORS}{fd}"), os.fstat(fd))
-        finally:
-            os.close(fd)
+        for _ in range(_ATTEMPTS):
+            fd = os.open(path, _O_PATH)
+            try:
+                place = Place(os.readlink(f"{_DESCRIPTORS}{fd}"), os.fstat(fd))
+            finally:
+                os.close(fd)
+            # The kernel marks the path of what was replaced or removed since it was opened.
+            if not place.path.endswith(_DELETED) or _is_named(place):
+                return place
+        raise OSError(errno.EBUSY, "replaced again and again", path)
+
+
+def _is_named(place: Place) -> bool:
+    try:
+        there = os.lstat(place.path)
+    except OSError as error:
+        if error.errno in _NOTHING_THERE:
+            return False
+        raise
+    return place.status is not None and os.path.samestat(there, place.status)
 
 
 def must_be_file(operation: str, key: str, place: Place) -> None:

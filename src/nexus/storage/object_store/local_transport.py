@@ -57,7 +57,6 @@ from nexus.storage.object_store.staging import is_leftover, is_staging_name, sta
 
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY
 _READ = os.O_RDONLY
-_READ_FOREIGN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 _PERMISSIONS = 0o777
 _ATTEMPTS = 10
 """How often a store makes its directory again when someone keeps removing it."""
@@ -223,7 +222,7 @@ class LocalTransport(TransportABC):
             if self._confinement is None:
                 fd = self._open(self._prefix + key, _READ)
             else:
-                fd = self._open_confined("fetch", key)
+                fd = self._confinement.open_file("fetch", key, self._open)
             try:
                 if count is None:
                     count = max(0, os.fstat(fd).st_size - offset)
@@ -241,7 +240,7 @@ class LocalTransport(TransportABC):
             if self._confinement is None:
                 fd = self._open(self._prefix + key, _READ)
             else:
-                fd = self._open_confined("stream", key)
+                fd = self._confinement.open_file("stream", key, self._open)
         try:
             end = None if count is None else offset + count
             while end is None or offset < end:
@@ -253,22 +252,8 @@ class LocalTransport(TransportABC):
                 yield piece
                 offset += len(piece)
         finally:
-            self._close(fd)
-
-    def _open_confined(self, operation: str, key: str) -> int:
-        assert self._confinement is not None
-        place = self._confinement.locate(operation, key)
-        must_exist(operation, key, place)
-        must_be_file(operation, key, place)
-        fd = self._open(place.path, _READ_FOREIGN)
-        try:
-            self._confinement.check_descriptor(operation, key, fd)
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise PathIsDirectoryError(operation, key, "not a file")
-        except BaseException:
-            self._close(fd)
-            raise
-        return fd
+            with _Translated("stream", key):
+                self._close(fd)
 
     # -- what is there ------------------------------------------------------------------------
 
@@ -385,7 +370,8 @@ class LocalTransport(TransportABC):
         try:
             self._disk.mkdir(path, DEFAULT_DIRECTORY_MODE)
         except FileExistsError as error:
-            if not os.path.isdir(path):
+            # Gone by now is as good as there: the caller tries again.
+            if not _may_become_directory(path):
                 reason = os.strerror(errno.ENOTDIR)
                 raise NotADirectoryError(errno.ENOTDIR, reason, path) from error
             return
@@ -481,3 +467,10 @@ def _key_info(key: str, status: os.stat_result) -> KeyInfo | None:
 
 def _is_directory(path: str) -> bool:
     return stat.S_ISDIR(os.lstat(path).st_mode)
+
+
+def _may_become_directory(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return True

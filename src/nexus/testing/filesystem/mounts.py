@@ -363,7 +363,7 @@ class PersistenceSuite(ABC):
             nx.write("/a/f", b"1")
             nx.write("/a/f", noise(2_000_000))
             nx.mkdir("/empty")
-            nx.sys_setattr("/a/f", attributes={"k": [1, "v"]}, mode=0o600)
+            nx.sys_setattr("/a/f", attributes={"k": 1, "v": "two"}, mode=0o600)
             nx.write("/gone", b"x")
             nx.sys_unlink("/gone")
             stats = nx.list("/", recursive=True, details=True)
