@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
@@ -65,6 +66,8 @@ _ATTRIBUTE_TYPES: Mapping[str, tuple[type, ...]] = {
     "attributes": (Mapping,),
 }
 MAX_ATTRIBUTES_BYTES = 32 << 10
+MAX_TIME_S = 253_402_300_799
+"""The last second of the year 9999, beyond which calendars in most languages end."""
 _PATH = itemgetter("path")
 
 
@@ -153,6 +156,12 @@ class NexusFS(NexusFilesystem):
         actor = self._actor(context)
         operation = "append" if any(request.append for request in requests) else "write"
         paths = [normalize(operation, request.path) for request in requests]
+        requests = [
+            request
+            if type(request.buf) is bytes
+            else replace(request, buf=_pieces(operation, path, request.buf))
+            for path, request in zip(paths, requests, strict=True)
+        ]
         if len(requests) != 1:
             self._check_batch(paths, actor)
         prepared: list[tuple[Volume, Content]] = []
@@ -185,8 +194,6 @@ class NexusFS(NexusFilesystem):
         actor: Actor,
         prepared: list[tuple[Volume, Content]],
     ) -> Content | None:
-        if isinstance(request.buf, str):
-            raise InvalidArgumentError(operation, path, "buf is text; encode it to bytes")
         volume, relative = self._route(operation, path, actor.context.zone_id)
         content = volume.prepare(operation, relative, request)
         if content is not None:
@@ -631,10 +638,28 @@ def _check_range(operation: str, path: str, count: int | None, offset: int) -> N
 
 
 def _view(operation: str, path: str, buf: Buffer) -> memoryview:
+    """Return the bytes of a buffer, whatever its shape and item type."""
     try:
-        return memoryview(buf).cast("B")
+        view = memoryview(buf)
     except TypeError as error:
         raise InvalidArgumentError(operation, path, f"buf is not bytes: {error}") from error
+    return view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
+
+
+def _pieces(operation: str, path: str, buf: Buffer | Iterable[Buffer]) -> Buffer | Iterable[Buffer]:
+    """Return what a whole-file write stores: one buffer, or an iterable of them."""
+    if isinstance(buf, bytes):
+        return buf
+    if isinstance(buf, str):
+        raise InvalidArgumentError(operation, path, "buf is text; encode it to bytes")
+    try:
+        memoryview(buf)  # type: ignore[arg-type]
+    except TypeError:
+        if isinstance(buf, Iterable):
+            return (_view(operation, path, piece) for piece in buf)
+        kind = type(buf).__name__
+        raise InvalidArgumentError(operation, path, f"buf is {kind}, not bytes") from None
+    return _view(operation, path, buf)  # type: ignore[arg-type]
 
 
 def _check_attribute(path: str, name: str, value: Any) -> None:
@@ -647,6 +672,8 @@ def _check_attribute(path: str, name: str, value: Any) -> None:
         raise bad_attribute(path, name, f"{type(value).__name__} is not {types[0].__name__}")
     if name == "mode" and not 0 <= value <= 0o7777:
         raise bad_attribute(path, name, f"{value:o} is not within 0 to 7777")
+    if name == "modified_at" and not 0 <= value <= MAX_TIME_S:
+        raise bad_attribute(path, name, f"{value} is not within 0 to {MAX_TIME_S} seconds")
     if name == "attributes":
         _check_custom(path, value)
 

@@ -207,7 +207,8 @@ class PathVolume(Volume):
                 "a path-addressed mount keeps no earlier versions",
                 hint="copy the file to a CAS mount to have its history kept",
             )
-        self._file(operation, relative)
+        if offset >= self._file(operation, relative).size:
+            return b""
         return self._ask(operation, relative, self._store.read, _key(relative), offset, count)
 
     def stream(self, relative: str) -> Iterator[bytes]:
