@@ -42,6 +42,11 @@ class SqliteAndLocalDiskMachine(FilesystemModelMachine):
         return connect({"data_dir": str(directory / "data")}), ""
 
 
+class CasMemoryMountMachine(FilesystemModelMachine):
+    def open(self, directory: Path) -> tuple[NexusFilesystem, str]:
+        return mounted(connect({"data_dir": ":memory:"}), driver="cas_memory")
+
+
 class CasLocalMountMachine(FilesystemModelMachine):
     persistent = True
 
@@ -71,6 +76,7 @@ class PathLocalMountMachine(FilesystemModelMachine):
 MACHINES = (
     MemoryMachine,
     SqliteAndLocalDiskMachine,
+    CasMemoryMountMachine,
     CasLocalMountMachine,
     PathMemoryMountMachine,
     PathLocalMountMachine,
@@ -81,6 +87,7 @@ for machine in MACHINES:
 
 TestMemory = MemoryMachine.TestCase
 TestSqliteAndLocalDisk = SqliteAndLocalDiskMachine.TestCase
+TestCasMemoryMount = CasMemoryMountMachine.TestCase
 TestCasLocalMount = CasLocalMountMachine.TestCase
 TestPathMemoryMount = PathMemoryMountMachine.TestCase
 TestPathLocalMount = PathLocalMountMachine.TestCase

@@ -29,6 +29,8 @@ class KeyInfo(NamedTuple):
     is_directory: bool
     fingerprint: str
     mode: int
+    is_linked: bool = False
+    """In a listing: a directory reached by a symbolic link, which walks do not enter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,14 @@ class TransportABC(ABC):
         """Move a key, or a directory with everything beneath it, replacing a file at ``target``.
 
         Atomic where ``atomic_rename`` is declared. Errors: ContentNotFoundError.
+        """
+
+    @abstractmethod
+    def remove_tree(self, key: str) -> bool:
+        """Remove a key with everything beneath it, listed or not; return whether it was there.
+
+        Where ``atomic_rename`` is declared it disappears in one step and is deleted after.
+        Symbolic links are removed, not followed. Errors: StorageError.
         """
 
     @abstractmethod
@@ -361,6 +371,10 @@ class NamespaceStoreABC(ObjectStoreABC):
     @abstractmethod
     def remove(self, path: str) -> bool:
         """Remove a file or an empty directory; return whether it was there."""
+
+    @abstractmethod
+    def remove_tree(self, path: str) -> bool:
+        """Remove a file or a directory with everything beneath it; see the transport's."""
 
     @abstractmethod
     def rename(self, source: str, target: str) -> None:

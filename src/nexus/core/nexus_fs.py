@@ -18,7 +18,7 @@ from dataclasses import replace
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 from nexus.contracts.context import ROOT_ZONE_ID, OperationContext
 from nexus.contracts.errors import (
@@ -93,6 +93,7 @@ class NexusFS(NexusFilesystem):
         self._clock_ns = clock_ns
         self._durable = durable
         self._closed = False
+        self.closed_cleanly = False
         self._closing = threading.Lock()
         self._on_close: list[Callable[[], None]] = []
         system = SysVolume(
@@ -534,6 +535,8 @@ class NexusFS(NexusFilesystem):
                     undo.callback(volume.close)
                 for volume in self.volumes():
                     volume.sync()
+                self.store.sync()
+                self.closed_cleanly = True
 
     def on_close(self, callback: Callable[[], None]) -> None:
         """Call back after everything is closed, last registered first."""
@@ -653,13 +656,13 @@ def _pieces(operation: str, path: str, buf: Buffer | Iterable[Buffer]) -> Buffer
     if isinstance(buf, str):
         raise InvalidArgumentError(operation, path, "buf is text; encode it to bytes")
     try:
-        memoryview(buf)  # type: ignore[arg-type]
+        memoryview(cast(Buffer, buf))
     except TypeError:
         if isinstance(buf, Iterable):
-            return (_view(operation, path, piece) for piece in buf)
+            return (_view(operation, path, cast(Buffer, piece)) for piece in buf)
         kind = type(buf).__name__
         raise InvalidArgumentError(operation, path, f"buf is {kind}, not bytes") from None
-    return _view(operation, path, buf)  # type: ignore[arg-type]
+    return _view(operation, path, cast(Buffer, buf))
 
 
 def _check_attribute(path: str, name: str, value: Any) -> None:

@@ -207,8 +207,10 @@ class PathVolume(Volume):
                 "a path-addressed mount keeps no earlier versions",
                 hint="copy the file to a CAS mount to have its history kept",
             )
-        if offset >= self._file(operation, relative).size:
+        left = self._file(operation, relative).size - offset
+        if left <= 0:
             return b""
+        count = left if count is None else min(count, left)
         return self._ask(operation, relative, self._store.read, _key(relative), offset, count)
 
     def stream(self, relative: str) -> Iterator[bytes]:
@@ -258,7 +260,8 @@ class PathVolume(Volume):
                 yield from self._walk("/" + waiting.pop(0).key, after)
             if "/" + info.key > after:
                 yield info
-            if info.is_directory and f"/{info.key}0" > after:  # "0" follows "/"
+            enters = info.is_directory and not info.is_linked
+            if enters and f"/{info.key}0" > after:  # "0" follows "/"
                 waiting.append(info)
                 waiting.sort(key=lambda directory: directory.key + "/")
         for directory in waiting:
@@ -463,39 +466,22 @@ class PathVolume(Volume):
             self._explain_missing("unlink", relative)
             raise missing("unlink", self.absolute(relative))
         removed = 1
-        if info.is_directory and next(self._children(relative), None) is not None:
-            if not recursive:
-                raise DirectoryNotEmptyError(
-                    "unlink",
-                    self.absolute(relative),
-                    "the directory is not empty",
-                    hint="pass recursive=True to remove everything in it",
-                )
-            removed += self._remove_tree(relative)
+        if info.is_directory and recursive:
+            removed += sum(1 for _ in self._walk(relative, ""))
+            self._ask("unlink", relative, self._store.remove_tree, _key(relative))
+        elif info.is_directory and next(self._children(relative), None) is not None:
+            raise DirectoryNotEmptyError(
+                "unlink",
+                self.absolute(relative),
+                "the directory is not empty",
+                hint="pass recursive=True to remove everything in it",
+            )
         else:
             self._ask("unlink", relative, self._store.remove, _key(relative))
         self._sync_if_durable()
         self._drop_overlays(txn, relative)
         kind = DIR_DELETE if info.is_directory else FILE_DELETE
         txn.event(actor.event(kind, self.absolute(relative)))
-        return removed
-
-    def _remove_tree(self, relative: str) -> int:
-        """Take a directory out of sight in one step, then delete it; count what was in it."""
-        hidden = self._store.staging_path(_key(relative))
-        self._ask("unlink", relative, self._store.rename, _key(relative), hidden)
-        return self._delete_beneath(hidden)
-
-    def _delete_beneath(self, key: str) -> int:
-        removed = 0
-        while page := self._store.list_dir(key, "", _PAGE):
-            for info in page:
-                removed += 1
-                if info.is_directory:
-                    removed += self._delete_beneath(info.key)
-                else:
-                    self._store.remove(info.key)
-        self._store.remove(key)
         return removed
 
     def _drop_overlays(self, txn: Transaction, relative: str) -> None:

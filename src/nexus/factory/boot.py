@@ -56,21 +56,23 @@ def boot(
     context = OperationContext(settings.user or _local_user(), is_admin=True)
     disk = disk or Disk()
     with ExitStack() as undo:
-        metastore, transport, owner_id, name, finish = _storage(settings, disk, undo)
-        registry = DriverRegistry(owner_id, disk, clock_ns)
+        storage = _in_memory() if settings.data_dir == IN_MEMORY else _on_disk(settings, disk)
+        undo.callback(storage.release)
+        registry = DriverRegistry(storage.owner_id, disk, clock_ns, durable=storage.was_left_synced)
         nx = NexusFS(
-            metastore,
+            storage.metastore,
             context=context,
             open_driver=registry.open,
             clock_ns=clock_ns,
             durable=durable,
             lock_timeout_s=settings.lock_timeout_s,
         )
-        root = registry.content_store(transport, name, adopt=False)
+        root = registry.content_store(storage.transport, storage.name, adopt=False)
         nx.sys_setattr("/", entry_type=DT_MOUNT, backend=root)
-        finish()
-        nx.on_close(undo.pop_all().close)
-        return nx
+        storage.finish()
+        undo.pop_all()
+    nx.on_close(lambda: storage.release(synced=nx.closed_cleanly))
+    return nx
 
 
 def _durable(settings: Settings) -> bool:
@@ -81,41 +83,67 @@ def _durable(settings: Settings) -> bool:
     return settings.durability == "strict"
 
 
-def _storage(
-    settings: Settings, disk: Disk, undo: ExitStack
-) -> tuple[MetastoreABC, TransportABC, str, str, Callable[[], None]]:
-    """Return metastore, content transport, owner id, name, and the step that ends a creation."""
-    if settings.data_dir == IN_MEMORY:
-        memory: MetastoreABC = MemoryMetastore()
-        undo.callback(memory.close)
-        return memory, MemoryTransport(), secrets.token_hex(8), "cas_memory", lambda: None
+class _Storage:
+    """The metastore and the content transport of the root mount, and how to let go of them."""
+
+    def __init__(
+        self,
+        metastore: MetastoreABC,
+        transport: TransportABC,
+        name: str,
+        directory: DataDirectory | None,
+        undo: ExitStack,
+    ) -> None:
+        self.metastore = metastore
+        self.transport = transport
+        self.name = name
+        self.owner_id = directory.descriptor.id if directory else secrets.token_hex(8)
+        self.was_left_synced = directory is None or directory.was_left_synced
+        self._directory = directory
+        self._undo = undo
+
+    def finish(self) -> None:
+        """End a creation, now that everything is there."""
+        if self._directory is not None and self._directory.is_new:
+            self._directory.finish_creation()
+
+    def release(self, *, synced: bool = False) -> None:
+        """Close everything, the data directory's lock last."""
+        if synced and self._directory is not None:
+            self._directory.leave_synced()
+        self._undo.close()
+
+
+def _in_memory() -> _Storage:
+    undo = ExitStack()
+    metastore = MemoryMetastore()
+    undo.callback(metastore.close)
+    return _Storage(metastore, MemoryTransport(), "cas_memory", None, undo)
+
+
+def _on_disk(settings: Settings, disk: Disk) -> _Storage:
     if settings.metastore != "sqlite":
         raise ConfigError("connect", None, f"no metastore {settings.metastore!r}; there is sqlite")
     # The database module costs start-up time that a filesystem in memory need not pay.
     from nexus.storage.metastore.sqlite import SqliteMetastore
 
     path = os.path.abspath(os.path.expanduser(settings.data_dir or default_path()))
-    directory = DataDirectory(path, disk, settings.metastore)
-    undo.callback(directory.close)
-    file = directory.file(METASTORE)
-    metastore = SqliteMetastore(
-        file,
-        disk=disk,
-        create=directory.is_new and not os.path.exists(file),
-        accept_loss=settings.accept_loss,
-    )
-    undo.callback(metastore.close)
-    content = directory.file(CONTENT)
-    os.makedirs(content, exist_ok=True)
-    transport = LocalTransport(content, disk=disk)
-    undo.callback(transport.close)
-
-    def finish() -> None:
-        if directory.is_new:
-            disk.fsync_directory(path)
-            directory.finish_creation()
-
-    return metastore, transport, directory.descriptor.id, "cas_local", finish
+    with ExitStack() as undo:
+        directory = DataDirectory(path, disk, settings.metastore)
+        undo.callback(directory.close)
+        file = directory.file(METASTORE)
+        metastore = SqliteMetastore(
+            file,
+            disk=disk,
+            create=directory.is_new and not os.path.exists(file),
+            accept_loss=settings.accept_loss,
+        )
+        undo.callback(metastore.close)
+        transport = LocalTransport(
+            directory.subdirectory(CONTENT), disk=disk, durable=directory.was_left_synced
+        )
+        undo.callback(transport.close)
+        return _Storage(metastore, transport, "cas_local", directory, undo.pop_all())
 
 
 def _local_user() -> str:

@@ -2,7 +2,7 @@
 
 Layer: factory. One process owns a data directory at a time. Layout::
 
-    LOCK           held with flock(2) by the owner, whose pid is written in it
+    LOCK           held with flock(2) by the owner, whose pid is in it; empty after a clean end
     nexus.json     what the directory is: format, metastore driver, id; written last at creation
     meta.db*       the metastore
     content/       the content store of the root mount
@@ -64,6 +64,7 @@ class DataDirectory:
         ReadOnlyError.
         """
         self.path = path
+        self.was_left_synced = True
         self._disk = disk
         try:
             self._check_foreign()
@@ -84,12 +85,22 @@ class DataDirectory:
         """Return the path of a file in the directory."""
         return os.path.join(self.path, name)
 
+    def subdirectory(self, name: str) -> str:
+        """Return the path of a directory in the directory, made where it is missing."""
+        path = self.file(name)
+        try:
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise storage_error("open", path, error) from error
+        return path
+
     def finish_creation(self) -> None:
         """Write the descriptor once everything else exists and is durable."""
         data = msgspec.json.format(msgspec.json.encode(self.descriptor), indent=2) + b"\n"
         staging = self.file(DESCRIPTOR + ".new")
         disk = self._disk
         try:
+            disk.fsync_directory(self.path)  # what the descriptor speaks of comes first
             fd = disk.open(staging, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
             try:
                 disk.write_all(fd, data)
@@ -101,6 +112,10 @@ class DataDirectory:
         except OSError as error:
             raise storage_error("open", self.path, error) from error
         self.is_new = False
+
+    def leave_synced(self) -> None:
+        """Note for the next owner that everything was synced; called last, before closing."""
+        os.ftruncate(self._lock_fd, 0)
 
     def close(self) -> None:
         """Give ownership back. Idempotent."""
@@ -137,6 +152,7 @@ class DataDirectory:
                 f"the process with pid {owner} has this data directory open",
                 hint="stop it, or choose another directory with --data-dir",
             ) from error
+        self.was_left_synced = not os.pread(fd, 1, 0)
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         return fd

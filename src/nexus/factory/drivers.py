@@ -33,11 +33,18 @@ class VolumeLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DriverRegistry:
-    """Opens drivers for one filesystem. ``owner_id`` names the metastore that will hold records."""
+    """Opens drivers for one filesystem.
 
-    def __init__(self, owner_id: str, disk: Disk, clock_ns: Callable[[], int]) -> None:
+    ``owner_id`` names the metastore that will hold the records; ``durable`` says that whoever had
+    it open before left everything synced.
+    """
+
+    def __init__(
+        self, owner_id: str, disk: Disk, clock_ns: Callable[[], int], *, durable: bool
+    ) -> None:
         self._owner_id = owner_id
         self._disk = disk
+        self._durable = durable
         self._clock_ns = clock_ns
         self._openers: dict[str, Callable[[_Options], ObjectStoreABC]] = {
             "cas_local": self._cas_local,
@@ -99,7 +106,7 @@ class DriverRegistry:
         root = options.folder("root", create=True)
         adopt = options.take("adopt", bool, False)
         options.finish()
-        transport = LocalTransport(root, disk=self._disk)
+        transport = LocalTransport(root, disk=self._disk, durable=self._durable)
         return self.content_store(transport, "cas_local", adopt=adopt)
 
     def _cas_memory(self, options: _Options) -> ObjectStoreABC:
@@ -109,7 +116,7 @@ class DriverRegistry:
     def _path_local(self, options: _Options) -> ObjectStoreABC:
         root = options.folder("root", create=False)
         options.finish()
-        transport = LocalTransport(root, disk=self._disk, confined=True)
+        transport = LocalTransport(root, disk=self._disk, confined=True, durable=self._durable)
         volume_id = "path-" + hex_digest(root.encode())[:16]
         return PathStore(transport, name="path_local", volume_id=volume_id)
 

@@ -332,6 +332,21 @@ class TransportSuite:
             transport.remove("d")
         assert transport.fetch("d/key") == b""
 
+    def test_a_tree_goes_with_everything_beneath_it_and_nothing_else(
+        self, transport: TransportABC
+    ) -> None:
+        for key in ("tree/a", "tree/deep/er/b", "tree-", "tree.txt"):
+            transport.store(key, b"x")
+        assert transport.remove_tree("tree")
+        assert [info.key for info in transport.list_keys()] == ["tree-", "tree.txt"]
+        assert transport.info("tree") is None
+        assert not transport.remove_tree("tree")
+
+    def test_a_tree_can_be_a_single_file(self, transport: TransportABC) -> None:
+        transport.store("key", b"x")
+        assert transport.remove_tree("key")
+        assert transport.info("key") is None
+
     def test_a_renamed_file_replaces_a_file(self, transport: TransportABC) -> None:
         transport.store("from", b"new")
         transport.store("to", b"old")

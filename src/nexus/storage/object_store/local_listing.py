@@ -122,9 +122,12 @@ class Listing:
     def _listed(self, key: str) -> KeyInfo | None:
         """Return what the key is, or None for what listings leave out."""
         try:
-            return self._info(key)
+            info = self._info(key)
         except AccessDeniedError:
             return None  # a link that leaves the root
+        if info is not None and info.is_directory and os.path.islink(self._prefix + key):
+            return info._replace(is_linked=True)
+        return info
 
     def _holds(self, real_path: str) -> bool:
         return self._confinement is None or self._confinement.holds(real_path)

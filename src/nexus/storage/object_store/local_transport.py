@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
@@ -75,7 +76,8 @@ _CLASSES: dict[int | None, type[NexusError]] = {
 class LocalTransport(TransportABC):
     """Files below ``root``. Shared freely between threads, and with other processes.
 
-    The root exists already. Errors: PathNotDirectoryError, ContentNotFoundError for the root.
+    ``durable=False`` says that a process which stored here may have ended without syncing: the
+    first sync then covers everything. The root exists already. Errors: PathNotDirectoryError, ContentNotFoundError for the root.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class LocalTransport(TransportABC):
         *,
         disk: Disk | None = None,
         confined: bool = False,
+        durable: bool = True,
         name: str = "local",
     ) -> None:
         self.name = name
@@ -99,6 +102,8 @@ class LocalTransport(TransportABC):
             self._rounds = SyncRounds(self.root, disk)
         except OSError as error:
             raise _translate("open", root, error) from error
+        if not durable:
+            self._rounds.note_everything()
         # Bound once: looking them up costs as much as the lightest of these calls.
         self._open = disk.open
         self._close = disk.close
@@ -325,6 +330,24 @@ class LocalTransport(TransportABC):
             raise DirectoryNotEmptyError("remove", key, "the directory is not empty")
         for name in names:
             self._disk.unlink(f"{path}/{name}")
+
+    def remove_tree(self, key: str) -> bool:
+        """Remove a key with everything beneath it, see the contract."""
+        if not key:
+            raise InvalidArgumentError("remove_tree", key, "the root cannot be removed")
+        hidden = key[: key.rfind("/") + 1] + staging_name()
+        try:
+            self.rename_key(key, hidden)
+        except ContentNotFoundError:
+            return False
+        with _Translated("remove_tree", key):
+            path = self._entry_path("remove_tree", hidden)
+            if _is_directory(path):
+                shutil.rmtree(path)
+            else:
+                self._disk.unlink(path)
+            self._rounds.note_removed(path)
+        return True
 
     def rename_key(self, source: str, target: str) -> None:
         """Move a key or a directory, see the contract; missing parents are made."""

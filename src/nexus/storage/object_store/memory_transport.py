@@ -153,6 +153,18 @@ class MemoryTransport(TransportABC):
             limit -= 1
             index += 1
 
+    def remove_tree(self, key: str) -> bool:
+        """Remove a key with everything beneath it, see the contract."""
+        if not key:
+            raise InvalidArgumentError("remove_tree", key, "the root cannot be removed")
+        with self._lock:
+            if key not in self._entries:
+                return False
+            beneath = self._entries.irange(key + "/", key + _AFTER_SLASH, (True, False))
+            for below in [key, *beneath]:
+                del self._entries[below]
+            return True
+
     def rename_key(self, source: str, target: str) -> None:
         """Move a key or a directory, see the contract."""
         if not source or not target or target.startswith(source + "/"):

@@ -126,6 +126,10 @@ class PathStore(NamespaceStoreABC):
         with self._paths.hold(path):
             return self._transport.remove(path)
 
+    def remove_tree(self, path: str) -> bool:
+        """Remove a path with everything beneath it, see the contract."""
+        return self._transport.remove_tree(path)
+
     def rename(self, source: str, target: str) -> None:
         """Move a file or a directory, see the contract."""
         with self._paths.hold(*sorted({source, target})):

@@ -125,11 +125,6 @@ class SuiteBase(ABC):
     """``write_batch`` of several files is one commit."""
     content_addressed = True
     """Etags are content ids, which the hash-addressed calls take."""
-    keeps_attributes = True
-    """``owner_id``, ``mime_type``, ``modified_at`` and ``attributes`` can be set."""
-    keeps_modes = True
-    """``mode`` can be set."""
-
     longest_paths = True
     """A path may have 4,096 bytes; a folder's disk may hold less."""
 

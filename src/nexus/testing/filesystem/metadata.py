@@ -8,7 +8,6 @@ import pytest
 
 from nexus.contracts.errors import (
     InvalidArgumentError,
-    NotSupportedError,
     PathExistsError,
     PathNotDirectoryError,
     PathNotFoundError,
@@ -135,14 +134,12 @@ class MetadataTests(SuiteBase):
     def test_setattr_changes_the_mode_of_files_and_directories(
         self, nx: NexusFilesystem, base: str
     ) -> None:
-        self.needs("keeps_modes")
         nx.write(f"{base}/d/f", b"x")
         for path, mode in ((f"{base}/d/f", 0o600), (f"{base}/d", 0o750)):
             assert nx.sys_setattr(path, mode=mode)["mode"] == mode
             assert self.stat(nx, path)["mode"] == mode
 
     def test_setattr_changes_owner_type_and_time(self, nx: NexusFilesystem, base: str) -> None:
-        self.needs("keeps_attributes")
         nx.write(f"{base}/f", b"x")
         after = nx.sys_setattr(
             f"{base}/f", owner_id="carol", mime_type="text/x-poem", modified_at=1234567890.5
@@ -153,14 +150,12 @@ class MetadataTests(SuiteBase):
         assert after == self.stat(nx, f"{base}/f")
 
     def test_setattr_takes_an_integer_time(self, nx: NexusFilesystem, base: str) -> None:
-        self.needs("keeps_attributes")
         nx.write(f"{base}/f", b"x")
         assert nx.sys_setattr(f"{base}/f", modified_at=1_000_000_000)["modified_at"] == 1e9
 
     def test_attributes_are_merged_and_none_removes_one(
         self, nx: NexusFilesystem, base: str
     ) -> None:
-        self.needs("keeps_attributes")
         nx.write(f"{base}/f", b"x")
         nx.sys_setattr(f"{base}/f", attributes={"a": 1, "b": "two"})
         after = nx.sys_setattr(f"{base}/f", attributes={"b": None, "c": 4.5, "d": True, "n": None})
@@ -170,7 +165,6 @@ class MetadataTests(SuiteBase):
     def test_attributes_stay_with_a_file_that_is_written_or_moved(
         self, nx: NexusFilesystem, base: str
     ) -> None:
-        self.needs("keeps_attributes")
         nx.write(f"{base}/f", b"x")
         nx.sys_setattr(f"{base}/f", attributes={"a": 1}, mode=0o600, owner_id="carol")
         nx.write(f"{base}/f", b"y")
@@ -181,7 +175,6 @@ class MetadataTests(SuiteBase):
     def test_a_change_of_attributes_changes_the_revision_and_not_version_or_etag(
         self, nx: NexusFilesystem, base: str
     ) -> None:
-        self.needs("keeps_attributes")
         before = nx.write(f"{base}/f", b"x")
         after = nx.sys_setattr(f"{base}/f", attributes={"a": 1})
         assert (after["version"], after["etag"]) == (before["version"], before["etag"])
@@ -191,7 +184,6 @@ class MetadataTests(SuiteBase):
     def test_the_attributes_of_a_file_may_change_under_its_precondition(
         self, nx: NexusFilesystem, base: str
     ) -> None:
-        self.needs("keeps_attributes")
         etag = nx.write(f"{base}/f", b"x")["etag"]
         nx.sys_setattr(f"{base}/f", attributes={"a": 1})
         nx.write(f"{base}/f", b"y", if_match=etag)
@@ -234,31 +226,6 @@ class MetadataTests(SuiteBase):
         nx.write(f"{base}/f", b"x")
         with pytest.raises(PathExistsError):
             nx.sys_setattr(f"{base}/f", entry_type=DT_DIR)
-
-    def test_attributes_where_none_are_kept_are_not_supported(
-        self, nx: NexusFilesystem, base: str
-    ) -> None:
-        if self.keeps_attributes:
-            pytest.skip("this mount keeps attributes")
-        nx.write(f"{base}/f", b"x")
-        before = self.stat(nx, f"{base}/f")
-        for attrs in (
-            {"owner_id": "carol"},
-            {"mime_type": "text/x-poem"},
-            {"attributes": {"a": 1}},
-        ):
-            with pytest.raises(NotSupportedError):
-                nx.sys_setattr(f"{base}/f", **attrs)
-        assert self.stat(nx, f"{base}/f") == before
-
-    def test_modes_where_none_are_kept_are_not_supported(
-        self, nx: NexusFilesystem, base: str
-    ) -> None:
-        if self.keeps_modes:
-            pytest.skip("this mount keeps modes")
-        nx.write(f"{base}/f", b"x")
-        with pytest.raises(NotSupportedError):
-            nx.sys_setattr(f"{base}/f", mode=0o600)
 
     # -- revisions ----------------------------------------------------------------------------
 

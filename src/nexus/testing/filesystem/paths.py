@@ -147,7 +147,7 @@ class PathTests(SuiteBase):
     def test_names_are_kept_byte_for_byte(self, nx: NexusFilesystem, base: str) -> None:
         for name in NAMES:
             nx.write(f"{base}/{name}", name.encode())
-        paths = sorted((f"{base}/{name}".encode() for name in NAMES))
+        paths = sorted(f"{base}/{name}".encode() for name in NAMES)
         assert [entry.encode() for entry in nx.list(base or "/")] == paths
         for name in NAMES:
             assert nx.read(f"{base}/{name}") == name.encode()
