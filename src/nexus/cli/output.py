@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-Progress = Any
-"""A callable (stage, count), as the maintenance calls take it."""
+Report = Callable[[str, int], None]
+"""Takes a stage and a count, as the maintenance calls report them."""
 
 
 def printable(text: str) -> str:
@@ -94,27 +94,36 @@ class Output:
         """Report a change: JSON, a sentence for a person, nothing for a pipe."""
         if self.as_json:
             self.document(document)
-        elif self.is_terminal:
+        else:
+            self.step(message)
+
+    def step(self, message: str) -> None:
+        """Tell a person about one change of several."""
+        if self.is_terminal:
             self.line(message)
 
-    def listing(
-        self, entries: Iterable[Any], *, next_cursor: Iterator[str | None], **more: Any
-    ) -> None:
-        """Print a JSON listing entry by entry, in bounded memory.
+    def done_all(self, documents: list[Any]) -> None:
+        """Report several changes as a JSON listing; people were told step by step."""
+        if self.as_json:
+            self.listing([documents])
 
-        ``next_cursor`` is asked for once the entries are exhausted.
+    def listing(
+        self, pages: Iterable[Iterable[Any]], next_cursor: str | None = None, **more: Any
+    ) -> None:
+        """Print a JSON listing page by page, in bounded memory.
+
+        ``next_cursor`` is that of the last page where pages are DirectoryPages.
         """
-        entries = iter(entries)
-        first = next(entries, None)  # fails, if it must, before anything is printed
-        sys.stdout.write('{"entries": [')
-        separator = "\n  "
-        if first is not None:
-            for entry in (first, *()):
+        # Nothing before the first page is there: a listing that fails prints no half document.
+        opening, separator = '{"entries": [', "\n  "
+        for page in pages:
+            sys.stdout.write(opening)
+            opening = ""
+            for entry in page:
                 sys.stdout.write(separator + json.dumps(entry))
-            for entry in entries:
-                sys.stdout.write(",\n  " + json.dumps(entry))
-            sys.stdout.write("\n")
-        sys.stdout.write(f'], "next_cursor": {json.dumps(next(next_cursor, None))}')
+                separator = ",\n  "
+            next_cursor = getattr(page, "next_cursor", next_cursor)
+        sys.stdout.write(f'{opening}], "next_cursor": {json.dumps(next_cursor)}')
         for key, value in more.items():
             sys.stdout.write(f", {json.dumps(key)}: {json.dumps(value)}")
         sys.stdout.write("}\n")
@@ -142,7 +151,7 @@ class Output:
             sys.stderr.write(f"{printable(text)}\n")
 
     @contextmanager
-    def progress(self, total: int | None = None, *, unit: str = "bytes") -> Iterator[Progress]:
+    def progress(self, total: int | None = None, *, unit: str = "bytes") -> Iterator[Report]:
         """Show a progress bar on stderr while a person watches; yield (stage, count) -> None."""
         if not self.shows_progress:
             yield lambda stage, count: None

@@ -23,7 +23,14 @@ from nexus.core.volume import Volume
 from nexus.lib.paths import join, parent
 
 Progress = Callable[[str, int], None]
-_KINDS = {"C": "record", "O": "record", "V": "version record", "J": "journal entry", "M": "mount"}
+_KINDS = {
+    "C": "record",
+    "O": "record",
+    "V": "version record",
+    "J": "journal entry",
+    "M": "mount",
+    "B": "record",
+}
 _NO_BACKUP = "restore it from another copy, or remove it"
 
 

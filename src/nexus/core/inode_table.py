@@ -346,12 +346,12 @@ class Transaction:
         """Add a journal entry to the commit."""
         self._events.append(event)
 
-    def put_setting(self, key: bytes, payload: bytes, replaced: Sealed | None) -> None:
+    def put_record(self, key: bytes, payload: bytes, replaced: Sealed | None) -> None:
         """Write a record outside the three keyspaces."""
         self._mutation.put(key, payload, replaced)
 
-    def delete_setting(self, record: Sealed) -> None:
-        """Remove a record outside the three keyspaces."""
+    def delete_record(self, record: Sealed) -> None:
+        """Remove a record of any keyspace, without a trace in history."""
         self._mutation.delete(record)
 
     def commit(self, *, durable: bool) -> int:
@@ -420,6 +420,8 @@ def parse_key(key: bytes) -> ParsedKey | None:
     try:
         if keyspace == "J" and len(key) == 13:
             return ParsedKey("J", "", "", f"revision {int.from_bytes(key[1:9], 'big')}")
+        if key == b"B":
+            return ParsedKey("B", "", "", "the barrier")
         if keyspace == "M":
             zone, point = key[1:].split(b"\0", 1)
             return ParsedKey("M", zone.decode(), "", point.decode())

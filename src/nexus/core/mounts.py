@@ -116,7 +116,7 @@ class MountManager:
         with Transaction(self._store) as txn:
             record = self._store.get(_record_key(zone_id, point))
             if record is not None:
-                txn.delete_setting(record)
+                txn.delete_record(record)
             txn.event(actor.event(UNMOUNT, point))
             revision = txn.commit(durable=self._durable)
         mount = self._router.remove(zone_id, point)
@@ -229,7 +229,7 @@ class MountManager:
             if description is not None:
                 record = MountRecord(description, actor.context.user_id, driver.volume_id)
                 key = _record_key(actor.context.zone_id, point)
-                txn.put_setting(key, msgspec.json.encode(record), self._store.get(key))
+                txn.put_record(key, msgspec.json.encode(record), self._store.get(key))
             txn.event(actor.event(MOUNT, point))
             txn.commit(durable=self._durable)
 

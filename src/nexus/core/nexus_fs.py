@@ -6,7 +6,9 @@ mount. Unix counterpart: the system call layer of a VFS.
 
 Order of a mutating call: normalize, lock (exclusive, released last), route, volume, commit. The
 route is looked up under the lock, since mounting takes the mount point's exclusive lock.
-Stat and readdir take no lock: they read committed records.
+Stat takes no lock: it reads one committed record. Readdir of one directory takes none unless the
+directory moves meanwhile; a recursive one takes a shared lock for each page, since it reads level
+by level and a rename must not be seen in half.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from dataclasses import replace
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from nexus.contracts.context import ROOT_ZONE_ID, OperationContext
 from nexus.contracts.errors import (
@@ -45,7 +47,7 @@ from nexus.core.collector import Collector
 from nexus.core.inode_table import Transaction
 from nexus.core.mounts import Mount, MountManager, OpenDriver
 from nexus.core.router import VFSRouter
-from nexus.core.sealed_store import SealedStore
+from nexus.core.sealed_store import SealedStore, revision_key, revision_of
 from nexus.core.sys_volume import SYS_POINT, SysVolume
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S, HoldSet, VFSLockManager
 from nexus.core.volume import (
@@ -69,6 +71,18 @@ MAX_ATTRIBUTES_BYTES = 32 << 10
 MAX_TIME_S = 253_402_300_799
 """The last second of the year 9999, beyond which calendars in most languages end."""
 _PATH = itemgetter("path")
+_BARRIER_KEY = b"B"
+
+
+class _Query(NamedTuple):
+    """What one page of a directory is asked for."""
+
+    path: str
+    zone_id: str
+    recursive: bool
+    limit: int | None
+    after: str
+    details: bool
 
 
 class NexusFS(NexusFilesystem):
@@ -95,6 +109,9 @@ class NexusFS(NexusFilesystem):
         self._closed = False
         self.closed_cleanly = False
         self._closing = threading.Lock()
+        self._syncing = threading.Lock()
+        self._synced_revision = 0  # guarded by _syncing
+        self._before_close: list[Callable[[], None]] = []
         self._on_close: list[Callable[[], None]] = []
         system = SysVolume(
             self.store,
@@ -443,33 +460,39 @@ class NexusFS(NexusFilesystem):
         volume, relative = self._route("readdir", path, zone_id)
         if isinstance(volume, SysVolume):
             return volume.readdir(relative, limit, cursor, details)
-        self._check_directory(volume, relative, path)
         after = normalize("readdir", cursor) if cursor else ""
-        if not (recursive or details or limit or after):
+        query = _Query(path, zone_id, recursive, limit, after, details)
+        if not recursive:
+            before = self._check_directory(volume, relative, path)
+            page = self._page(volume, relative, query)
+            # Moving a directory rewrites its record: an equal revision says that it stayed.
+            if self._check_directory(volume, relative, path) == before:
+                return page
+        with self.locks.read(f"/{zone_id}{path}"):
+            volume, relative = self._route("readdir", path, zone_id)
+            self._check_directory(volume, relative, path)
+            return self._page(volume, relative, query)
+
+    def _page(self, volume: Volume, relative: str, query: _Query) -> DirectoryPage:
+        path, limit, details = query.path, query.limit, query.details
+        if not (query.recursive or details or limit or query.after):
             names = volume.names(relative)
             if names is not None:
                 base = "/" if path == "/" else path + "/"
                 return DirectoryPage([base + name for name in names])
-        stats = self._listing(volume, relative, path, after, recursive, zone_id)
+        stats = self._listing(volume, relative, query)
         taken = list(stats if limit is None else islice(stats, limit))
         more = limit is not None and next(stats, None) is not None
         return DirectoryPage(
             taken if details else map(_PATH, taken), taken[-1]["path"] if more else None
         )
 
-    def _listing(
-        self,
-        volume: Volume,
-        relative: str,
-        path: str,
-        after: str,
-        recursive: bool,
-        zone_id: str,
-    ) -> Iterator[Stat]:
+    def _listing(self, volume: Volume, relative: str, query: _Query) -> Iterator[Stat]:
         """Yield the stats of a listing, with mounts in the place of what they shadow."""
+        path, zone_id, after = query.path, query.zone_id, query.after
         points = [p for p in self.router.points_below(path, zone_id) if p != SYS_POINT]
         start = _relative_to(volume.point, after)
-        if not recursive:
+        if not query.recursive:
             stats = volume.entries(relative, start)
             return self._overlay_mounts(stats, points, zone_id) if points else stats
         if not points:
@@ -497,15 +520,15 @@ class NexusFS(NexusFilesystem):
                     continue
             yield stat
 
-    def _check_directory(self, volume: Volume, relative: str, path: str) -> None:
-        if relative == "/" and volume.point == "/":
-            return
+    def _check_directory(self, volume: Volume, relative: str, path: str) -> int:
+        """Return the revision of a directory. Errors: PathNotFoundError, PathNotDirectoryError."""
         stat = volume.stat(relative)
         if stat is None:
             volume.first_missing(relative)
             raise missing("readdir", path)
         if not stat["is_directory"]:
             raise not_directory("readdir", path, path)
+        return int(stat["revision"])
 
     def _list_versions(self, path: str, after_revision: int) -> Iterator[Stat]:
         volume, relative = self._route("history", path, self._context.zone_id)
@@ -514,16 +537,33 @@ class NexusFS(NexusFilesystem):
     # -- lifecycle ----------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Content first, then the records that name it."""
+        """Content first, then a barrier that says so, then the records."""
         self._check_open()
-        for volume in self.volumes():
-            volume.sync()
-        self.store.sync()
+        with self._syncing:
+            revision = self.store.head().revision
+            if revision == self._synced_revision:
+                return
+            for volume in self.volumes():
+                volume.sync()
+            with Transaction(self.store, reclaim=True) as txn:
+                txn.put_record(_BARRIER_KEY, revision_key(revision), self.store.get(_BARRIER_KEY))
+                barrier = txn.commit(durable=False)
+            self.store.sync()
+            # Another commit may have come between; only the barrier's own needs no other.
+            if barrier == revision + 1:
+                self._synced_revision = barrier
+
+    def barrier(self) -> int:
+        """Return the revision up to which content is known to be durable, 0 for none."""
+        record = self.store.get(_BARRIER_KEY)
+        return 0 if record is None else revision_of(record.payload)
 
     def close(self) -> None:
         with self._closing:
             if self._closed:
                 return
+            while self._before_close:
+                self._before_close.pop()()
             # Every call under way holds a lock beneath its zone's root.
             with self.locks.write(f"/{self._context.zone_id}"):
                 self._closed = True
@@ -537,6 +577,10 @@ class NexusFS(NexusFilesystem):
                     volume.sync()
                 self.store.sync()
                 self.closed_cleanly = True
+
+    def on_closing(self, callback: Callable[[], None]) -> None:
+        """Call back before anything is closed, last registered first."""
+        self._before_close.append(callback)
 
     def on_close(self, callback: Callable[[], None]) -> None:
         """Call back after everything is closed, last registered first."""

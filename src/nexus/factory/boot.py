@@ -19,8 +19,11 @@ from nexus.contracts.errors import ConfigError
 from nexus.contracts.metadata import DT_MOUNT
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import TransportABC
+from nexus.core.flusher import Flusher
 from nexus.core.nexus_fs import NexusFS
+from nexus.core.recovery import recover
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
+from nexus.core.volume import Actor
 from nexus.factory.data_directory import CONTENT, METASTORE, DataDirectory, default_path
 from nexus.factory.drivers import DriverRegistry
 from nexus.lib.disk import Disk
@@ -69,8 +72,12 @@ def boot(
         )
         root = registry.content_store(storage.transport, storage.name, adopt=False)
         nx.sys_setattr("/", entry_type=DT_MOUNT, backend=root)
+        if storage.was_cut_off:
+            recover(nx, Actor(context, clock_ns()))
         storage.finish()
         undo.pop_all()
+    if storage.metastore.capabilities.persistent and not durable:
+        nx.on_closing(Flusher(nx.sync).stop)
     nx.on_close(lambda: storage.release(synced=nx.closed_cleanly))
     return nx
 
@@ -99,6 +106,7 @@ class _Storage:
         self.name = name
         self.owner_id = directory.descriptor.id if directory else secrets.token_hex(8)
         self.was_left_synced = directory is None or directory.was_left_synced
+        self.was_cut_off = directory is not None and directory.was_cut_off
         self._directory = directory
         self._undo = undo
 

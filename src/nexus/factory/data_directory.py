@@ -2,7 +2,8 @@
 
 Layer: factory. One process owns a data directory at a time. Layout::
 
-    LOCK           held with flock(2) by the owner, whose pid is in it; empty after a clean end
+    LOCK           held with flock(2) by the owner; its pid and the machine's boot id are in it,
+                   and after a clean end nothing
     nexus.json     what the directory is: format, metastore driver, id; written last at creation
     meta.db*       the metastore
     content/       the content store of the root mount
@@ -65,6 +66,7 @@ class DataDirectory:
         """
         self.path = path
         self.was_left_synced = True
+        self.was_cut_off = False
         self._disk = disk
         try:
             self._check_foreign()
@@ -142,7 +144,7 @@ class DataDirectory:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            owner = os.pread(fd, 32, 0).decode("ascii", "replace").partition("\n")[0] or "unknown"
             os.close(fd)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
@@ -152,9 +154,11 @@ class DataDirectory:
                 f"the process with pid {owner} has this data directory open",
                 hint="stop it, or choose another directory with --data-dir",
             ) from error
-        self.was_left_synced = not os.pread(fd, 1, 0)
+        left = os.pread(fd, 128, 0).decode("ascii", "replace").split()
+        self.was_left_synced = not left
+        self.was_cut_off = len(left) == 2 and left[1] != boot_id()
         os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        os.pwrite(fd, f"{os.getpid()}\n{boot_id()}\n".encode(), 0)
         return fd
 
     def _open_descriptor(self, metastore: str) -> Descriptor:
@@ -193,6 +197,19 @@ def _parse(path: str) -> Descriptor:
 def _damaged(path: str, reason: str) -> CorruptionError:
     hint = "restore the file from a backup, or delete it: the next start writes it anew"
     return CorruptionError("open", path, f"the descriptor is damaged: {reason}", hint=hint)
+
+
+def boot_id() -> str:
+    """Return what the machine's current uptime is called, ``unknown`` where it has no name.
+
+    Where it is unknown, a power cut looks like a kill: damaged content is then reported when it
+    is read, not recovered from.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return "unknown"
 
 
 def default_path() -> str:

@@ -1,0 +1,75 @@
+"""``python -m benchmarks``: measure everything, print it, and write it to ``docs/``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks import growth, large_files, primitives, report, small_files, startup
+from benchmarks.harness import Plan, Row, filesystem_type
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RUNS: dict[str, Callable[[Plan], list[Row]]] = {
+    "small_files": small_files.run,
+    "large_files": large_files.run,
+    "growth": growth.run,
+    "startup": startup.run,
+    "primitives": primitives.run,
+}
+
+
+def main() -> int:
+    """Measure; return 0, also when a target is missed."""
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the directory is removed
+    rows: list[Row] = []
+    with work_directory(options.dir) as directory:
+        kind = filesystem_type(directory)
+        print(f"in {directory} ({kind}), Python {platform.python_version()}", file=sys.stderr)
+        plan = Plan(directory, options.quick)
+        for section, run in RUNS.items():
+            if not options.only or section in options.only:
+                measured = run(plan)
+                print(f"\n{report.SECTIONS[section]}\n\n{report.lines(measured)}\n", flush=True)
+                rows += measured
+                shutil.rmtree(directory / section)
+    results = report.Results(platform.python_version(), os.cpu_count() or 1, kind, rows)
+    if not (options.quick or options.only):
+        report.write(results, REPOSITORY / "docs")
+        print("written to docs/benchmarks.json, docs/benchmarks.md and docs/performance.md")
+    missed = [row.name for row in rows if row.ok is False]
+    print(f"{len(missed)} targets missed{': ' if missed else ''}{'; '.join(missed)}")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--dir", type=Path, help="where to work (default: build/, on this disk)")
+    parser.add_argument(
+        "--quick", action="store_true", help="100,000 entries, fewer rounds; writes no documents"
+    )
+    parser.add_argument(
+        "--only", action="append", choices=RUNS, help="one section; writes no documents"
+    )
+    return parser.parse_args()
+
+
+@contextmanager
+def work_directory(parent: Path | None) -> Iterator[Path]:
+    """Yield a new directory, removed at the end whatever happens."""
+    parent = parent or REPOSITORY / "build"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=parent) as name:
+        yield Path(name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
