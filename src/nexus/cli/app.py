@@ -82,7 +82,7 @@ app = typer.Typer(
     cls=NexusGroup,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -250,12 +250,13 @@ def _who(event: dict[str, Any]) -> str:
 
 
 def _version_row(version: dict[str, Any], for_people: bool) -> tuple[str, ...]:
-    moment, size = version["modified_at"], version["size"]
-    time = local_time(moment) if for_people else iso_time(moment)
+    revision = str(version["revision"])
     if version["deleted"]:
-        shown = "removed"
-    else:
-        shown = human_size(size) if for_people else str(size)
+        return ("", revision, "", "removed", "", "", "")
+    moment, size, etag = version["modified_at"], version["size"], version["etag"]
     by, run = version["modified_by"], version["run_id"] or ""
-    etag = version["etag"][:15] if for_people else version["etag"]
-    return (str(version["version"]), str(version["revision"]), time, shown, by, run, etag)
+    if for_people:
+        shown = (local_time(moment), human_size(size), by, run, etag[:15])
+    else:
+        shown = (iso_time(moment), str(size), by, run, etag)
+    return (str(version["version"]), revision, *shown)

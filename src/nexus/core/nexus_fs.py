@@ -6,7 +6,8 @@ mount. Unix counterpart: the system call layer of a VFS.
 
 Order of a mutating call: normalize, lock (exclusive, released last), route, volume, commit. The
 route is looked up under the lock, since mounting takes the mount point's exclusive lock.
-Stat takes no lock: it reads one committed record. Readdir of one directory takes none unless the
+Stat takes no lock: it reads one committed record; nor does reading content that is named by its
+hash, which no writer changes. Readdir of one directory takes none unless the
 directory moves meanwhile; a recursive one takes a shared lock for each page, since it reads level
 by level and a rename must not be seen in half.
 """
@@ -138,6 +139,9 @@ class NexusFS(NexusFilesystem):
         if offset or count is not None:
             _check_range("read", path, count, offset)
         zone_id = (context or self._context).zone_id
+        volume, relative = self._route("read", path, zone_id)
+        if volume.immutable_content:
+            return volume.read("read", relative, count, offset, version)
         with self.locks.read(f"/{zone_id}{path}"):
             volume, relative = self._route("read", path, zone_id)
             return volume.read("read", relative, count, offset, version)

@@ -73,6 +73,7 @@ class PathVolume(Volume):
 
     keeps_versions = False
     atomic_batch = False
+    immutable_content = False
 
     def __init__(
         self,

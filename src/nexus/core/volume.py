@@ -75,6 +75,8 @@ class Volume(ABC):
     point: str
     keeps_versions: bool
     atomic_batch: bool
+    immutable_content: bool
+    """A record names bytes that never change, so that reading needs no lock."""
 
     def absolute(self, relative: str) -> str:
         """Return the absolute path of a volume path."""

@@ -25,7 +25,7 @@ from nexus.core.recovery import recover
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.core.volume import Actor
 from nexus.factory.data_directory import CONTENT, METASTORE, DataDirectory, default_path
-from nexus.factory.drivers import DriverRegistry
+from nexus.factory.drivers import DriverRegistry, read_label
 from nexus.lib.disk import Disk
 from nexus.storage.metastore.memory import MemoryMetastore
 from nexus.storage.object_store.local_transport import LocalTransport
@@ -70,7 +70,7 @@ def boot(
             durable=durable,
             lock_timeout_s=settings.lock_timeout_s,
         )
-        root = registry.content_store(storage.transport, storage.name, adopt=False)
+        root = registry.root_store(storage.transport, storage.name)
         nx.sys_setattr("/", entry_type=DT_MOUNT, backend=root)
         if storage.was_cut_off:
             recover(nx, Actor(context, clock_ns()))
@@ -151,6 +151,9 @@ def _on_disk(settings: Settings, disk: Disk) -> _Storage:
             directory.subdirectory(CONTENT), disk=disk, durable=directory.was_left_synced
         )
         undo.callback(transport.close)
+        if directory.is_new and (label := read_label(transport, "cas_local")):
+            # A creation that was cut short, or the descriptor is lost: the content is its own.
+            directory.keep_id(label.owner_id)
         return _Storage(metastore, transport, "cas_local", directory, undo.pop_all())
 
 

@@ -96,6 +96,11 @@ class DataDirectory:
             raise storage_error("open", path, error) from error
         return path
 
+    def keep_id(self, known_id: str) -> None:
+        """Give a directory without a descriptor the id that its content knows it by."""
+        assert self.is_new
+        self.descriptor = msgspec.structs.replace(self.descriptor, id=known_id).sealed()
+
     def finish_creation(self) -> None:
         """Write the descriptor once everything else exists and is durable."""
         data = msgspec.json.format(msgspec.json.encode(self.descriptor), indent=2) + b"\n"

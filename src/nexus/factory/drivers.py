@@ -26,10 +26,34 @@ LABEL_KEY = "volume.json"
 
 
 class VolumeLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a content store says of itself: its volume, and the metastore its records are in."""
+    """What a content store says of itself: its volume, and the metastore its records are in.
+
+    ``checksum`` covers the other fields: under another volume id no record would be found.
+    """
 
     volume_id: str
     owner_id: str
+    checksum: str = ""
+
+    def sealed(self) -> VolumeLabel:
+        """Return the same with its checksum filled in."""
+        plain = msgspec.json.encode(msgspec.structs.replace(self, checksum=""))
+        return msgspec.structs.replace(self, checksum=hex_digest(plain)[:16])
+
+
+def read_label(transport: TransportABC, name: str, hint: str | None = None) -> VolumeLabel | None:
+    """Return the label of a content store, None where there is none. Errors: CorruptionError."""
+    if transport.info(LABEL_KEY) is None:
+        return None
+    try:
+        label = msgspec.json.decode(transport.fetch(LABEL_KEY), type=VolumeLabel)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        reason = f"{name}: its label {LABEL_KEY} is damaged: {error}"
+        raise CorruptionError("mount", None, reason, hint=hint) from error
+    if label != label.sealed():
+        reason = f"{name}: its label {LABEL_KEY} is damaged: its checksum does not match"
+        raise CorruptionError("mount", None, reason, hint=hint)
+    return label
 
 
 class DriverRegistry:
@@ -67,40 +91,50 @@ class DriverRegistry:
             raise ConfigError("mount", None, f"no driver {name!r}; there are {self.names}")
         return opener(options)
 
+    def root_store(self, transport: TransportABC, name: str) -> CasStore:
+        """Return the content store of the root mount.
+
+        Its volume id is the id of the data directory, so that a lost label is made anew. Errors:
+        CorruptionError, BusyError.
+        """
+        label = read_label(transport, name, "delete the file: the next start writes it anew")
+        if label is None:
+            label = self._write_label(transport, self._owner_id)
+        elif label.owner_id != self._owner_id:
+            raise self._not_ours(name, label, "restore the data directory from a backup")
+        return self._store(transport, name, label)
+
     def content_store(self, transport: TransportABC, name: str, *, adopt: bool) -> CasStore:
         """Return a content store over a transport, labelled on first use.
 
-        Errors: BusyError when its records are in another metastore, unless ``adopt``.
+        Errors: BusyError when its records are in another metastore, unless ``adopt``;
+        CorruptionError for a damaged label.
         """
-        label = self._label(transport, name, adopt)
-        return CasStore(transport, name=name, volume_id=label.volume_id, clock_ns=self._clock_ns)
-
-    def _label(self, transport: TransportABC, name: str, adopt: bool) -> VolumeLabel:
-        known = transport.info(LABEL_KEY)
-        if known is None:
-            label = VolumeLabel(secrets.token_hex(8), self._owner_id)
-        else:
-            try:
-                label = msgspec.json.decode(transport.fetch(LABEL_KEY), type=VolumeLabel)
-            except msgspec.MsgspecError as error:
-                raise CorruptionError(
-                    "mount", None, f"{name}: its label {LABEL_KEY} is damaged: {error}"
-                ) from error
-            if label.owner_id == self._owner_id:
-                return label
+        label = read_label(transport, name)
+        if label is None:
+            label = self._write_label(transport, secrets.token_hex(8))
+        elif label.owner_id != self._owner_id:
             if not adopt:
                 # Its collector would take another owner's content for garbage.
-                raise BusyError(
-                    "mount",
-                    None,
-                    f"{name}: the records of this store are in the data directory with id "
-                    f"{label.owner_id}",
-                    hint='if that one is gone for good, mount with "adopt": true',
-                )
-            label = VolumeLabel(label.volume_id, self._owner_id)
+                hint = 'if that one is gone for good, mount with "adopt": true'
+                raise self._not_ours(name, label, hint)
+            label = self._write_label(transport, label.volume_id)
+        return self._store(transport, name, label)
+
+    def _store(self, transport: TransportABC, name: str, label: VolumeLabel) -> CasStore:
+        return CasStore(transport, name=name, volume_id=label.volume_id, clock_ns=self._clock_ns)
+
+    def _write_label(self, transport: TransportABC, volume_id: str) -> VolumeLabel:
+        label = VolumeLabel(volume_id, self._owner_id).sealed()
         transport.store(LABEL_KEY, msgspec.json.encode(label))
         transport.sync()
         return label
+
+    def _not_ours(self, name: str, label: VolumeLabel, hint: str) -> BusyError:
+        reason = (
+            f"{name}: the records of this store are in the data directory with id {label.owner_id}"
+        )
+        return BusyError("mount", None, reason, hint=hint)
 
     def _cas_local(self, options: _Options) -> ObjectStoreABC:
         root = options.folder("root", create=True)
