@@ -12,7 +12,8 @@ Invariants:
 
 1. Every current record but a volume's root has a current record of a directory as its parent.
 2. A cached record equals the stored one. It is dropped before its commit and set after it, and a
-   reader keeps what it read only if no commit came between (``_epoch``).
+   reader keeps what it read only if no commit began, ran or ended meanwhile (``_epoch``,
+   ``_committing``): one that is in the store but not in the cache yet must not be mixed with it.
 
 Lock order: the VFS lock of the paths concerned, SealedStore's turn, ``_cache_lock`` (a leaf).
 """
@@ -98,11 +99,12 @@ class InodeTable:
         place = _key_part(zone_id) + _key_part(volume_id)
         self.current_prefix = b"C" + place
         self.version_prefix = b"V" + place
-        self._cache_lock = threading.Lock()
+        self._cache_lock = threading.Lock()  # guards all below; single lookups go without
         self._cache: dict[str, Inode | None] = {}  # None: nothing is there
         self._listings: dict[str, list[str]] = {}
         self._listed_names = 0
         self._epoch = 0
+        self._committing = 0
         store.on_uncertain(self.drop_cache)
 
     # -- reading ------------------------------------------------------------------------------
@@ -143,7 +145,7 @@ class InodeTable:
         names = [record.key[start:].decode() for record in records]
         if self.store.cacheable:
             with self._cache_lock:
-                if epoch == self._epoch:
+                if epoch == self._epoch and not self._committing:
                     self._keep_listing_locked(directory, names)
         return names
 
@@ -222,7 +224,7 @@ class InodeTable:
         if not self.store.cacheable:
             return
         with self._cache_lock:
-            if epoch == self._epoch:
+            if epoch == self._epoch and not self._committing:
                 self._keep_locked(path, inode)
 
     def _keep_locked(self, path: str, inode: Inode | None) -> None:
@@ -250,18 +252,29 @@ class InodeTable:
             self._listings.clear()
             self._listed_names = 0
 
-    def forget(self, changes: dict[str, Change], written: dict[bytes, Sealed]) -> None:
-        """Drop what changes, and keep what was ``written``; called around each commit."""
+    def begin(self, changes: dict[str, Change]) -> None:
+        """Drop what a commit is about to change, and keep nothing new until :meth:`end`."""
         with self._cache_lock:
-            self._epoch += 1
+            self._committing += 1
+            self._drop_locked(changes)
+
+    def end(self, changes: dict[str, Change], written: dict[bytes, Sealed]) -> None:
+        """Keep what the commit has ``written``; nothing after one that failed."""
+        with self._cache_lock:
+            self._committing -= 1
+            self._drop_locked(changes)
             for path, change in changes.items():
-                self._cache.pop(path, None)
-                if change.moves_name:
-                    self._forget_listing_locked(parent(path))
-                    self._forget_listing_locked(path)
                 record = written.get(change.key)
                 if record is not None and change.meta is not None and self.store.cacheable:
                     self._keep_locked(path, Inode(change.meta, record))
+
+    def _drop_locked(self, changes: dict[str, Change]) -> None:
+        self._epoch += 1
+        for path, change in changes.items():
+            self._cache.pop(path, None)
+            if change.moves_name:
+                self._forget_listing_locked(parent(path))
+                self._forget_listing_locked(path)
 
 
 class OverlayTable(InodeTable):
@@ -363,11 +376,14 @@ class Transaction:
         for sequence, event in enumerate(self._events):
             mutation.put_at_revision(b"J", _encode(event), sequence.to_bytes(4, "big"))
         for table, changes in self._changes.items():
-            table.forget(changes, {})
-        revision, written = self._store.commit(mutation, durable=durable)
-        by_key = {record.key: record for record in written}
-        for table, changes in self._changes.items():
-            table.forget(changes, by_key)
+            table.begin(changes)
+        by_key: dict[bytes, Sealed] = {}
+        try:
+            revision, written = self._store.commit(mutation, durable=durable)
+            by_key = {record.key: record for record in written}
+        finally:
+            for table, changes in self._changes.items():
+                table.end(changes, by_key)
         return revision
 
     def _stage(self, table: InodeTable, path: str, change: Change) -> None:
