@@ -11,18 +11,28 @@ import shutil
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from nexus.sdk import DT_MOUNT, NexusFilesystem, connect, fsck
 
 SOURCE = Path(sysconfig.get_path("stdlib")).resolve()
 DATA_DIR = Path(__file__).resolve().parent.parent / ".demo"
-NOT_THE_LIBRARY = {"site-packages", "dist-packages"}
+NOT_THE_LIBRARY = {"site-packages", "dist-packages", "__pycache__"}
+"""Installed packages, and what Python may write there while this runs."""
 BATCH_FILES = 100
 BATCH_BYTES = 4 << 20
 PATTERN = r"^def main\("
@@ -54,7 +64,8 @@ def main() -> int:
 
 def run(nx: NexusFilesystem, files: list[Path], table: Table) -> None:
     """Do the steps in order, adding a row for each."""
-    hashes = step(table, "import", import_files, nx, files)
+    hashes: dict[str, str] = {}
+    step(table, "import", import_files, nx, files, hashes)
     step(table, "read back, compare hashes", verify, nx, "/stdlib", hashes)
     nx.mkdir("/mnt")
     nx.sys_setattr(
@@ -91,18 +102,32 @@ def host_files() -> Iterator[Path]:
                 yield entry
 
 
-def step(table: Table, title: str, work, *args):  # type: ignore[no-untyped-def]
-    """Run one step and add its row: what it returns is (files, bytes, outcome, result)."""
+def is_library(relative: str) -> bool:
+    """Return whether a path of the mounted folder is one of those that were imported."""
+    return (
+        not NOT_THE_LIBRARY & set(relative.split("/")) and not (SOURCE / relative[1:]).is_symlink()
+    )
+
+
+class Done(NamedTuple):
+    """What a step did: how many files and bytes, and in words."""
+
+    files: int
+    size_bytes: int
+    outcome: str
+
+
+def step(table: Table, title: str, work: Callable[..., Done], *args: Any) -> None:
+    """Run one step and add its row."""
     started = time.perf_counter()
-    files, size, outcome, result = work(*args)
-    seconds = time.perf_counter() - started
-    table.add_row(title, f"{files:,}", f"{size / 1e6:.1f}", f"{seconds:.2f}", outcome)
-    return result
+    done = work(*args)
+    seconds = f"{time.perf_counter() - started:.2f}"
+    size = f"{done.size_bytes / 1e6:.1f}" if done.size_bytes else ""
+    table.add_row(title, f"{done.files:,}", size, seconds, done.outcome)
 
 
-def import_files(nx: NexusFilesystem, files: list[Path]):  # type: ignore[no-untyped-def]
-    """Write every file in all-or-nothing batches; return the hash of each by its path."""
-    hashes: dict[str, str] = {}
+def import_files(nx: NexusFilesystem, files: list[Path], hashes: dict[str, str]) -> Done:
+    """Write every file in all-or-nothing batches, and note the hash of each by its path."""
     batch: dict[str, bytes] = {}
     total = 0
     with bar("importing", len(files)) as (progress, task):
@@ -118,15 +143,15 @@ def import_files(nx: NexusFilesystem, files: list[Path]):  # type: ignore[no-unt
                 batch = {}
         nx.write_batch(batch)
         progress.advance(task, len(batch))
-    return len(files), total, "committed", hashes
+    return Done(len(files), total, "committed")
 
 
-def verify(nx: NexusFilesystem, top: str, hashes: dict[str, str]):  # type: ignore[no-untyped-def]
+def verify(nx: NexusFilesystem, top: str, hashes: dict[str, str]) -> Done:
     """Compare names and contents beneath a path with what was imported."""
     found = {
         stat["path"].removeprefix(top): stat
         for stat in nx.walk(top)
-        if not stat["is_directory"] and not NOT_THE_LIBRARY & set(stat["path"].split("/"))
+        if not stat["is_directory"] and is_library(stat["path"].removeprefix(top))
     }
     if found.keys() != hashes.keys():
         odd = sorted(found.keys() ^ hashes.keys())
@@ -139,10 +164,10 @@ def verify(nx: NexusFilesystem, top: str, hashes: dict[str, str]):  # type: igno
             if hashlib.sha256(data).hexdigest() != wanted:
                 raise Difference(f"{top}{relative}: the bytes differ")
             progress.advance(task)
-    return len(hashes), total, "every byte equal", None
+    return Done(len(hashes), total, "every byte equal")
 
 
-def grep_both(nx: NexusFilesystem):  # type: ignore[no-untyped-def]
+def grep_both(nx: NexusFilesystem) -> Done:
     """Search both trees and compare the matches."""
     matches = []
     for top in ("/stdlib", "/mnt/stdlib"):
@@ -151,53 +176,46 @@ def grep_both(nx: NexusFilesystem):  # type: ignore[no-untyped-def]
             [
                 (match.path.removeprefix(top), match.line_number, match.line)
                 for match in found
-                if not NOT_THE_LIBRARY & set(match.path.split("/"))
+                if is_library(match.path.removeprefix(top))
             ]
         )
     if matches[0] != matches[1] or not matches[0]:
         raise Difference("grep finds other lines in the mounted folder")
-    return len({path for path, _, _ in matches[0]}), 0, f"{len(matches[0])} lines in each", None
+    files = {path for path, _, _ in matches[0]}
+    return Done(len(files), 0, f"{len(matches[0])} lines in each")
 
 
-def rename(nx: NexusFilesystem, hashes: dict[str, str]):  # type: ignore[no-untyped-def]
+def rename(nx: NexusFilesystem, hashes: dict[str, str]) -> Done:
     """Move the imported tree in one commit."""
     nx.sys_rename("/stdlib", "/library")
     if nx.exists("/stdlib"):
         raise Difference("/stdlib is still there after renaming it")
-    return *verify(nx, "/library", hashes)[:3], None
+    return verify(nx, "/library", hashes)
 
 
-def copy(nx: NexusFilesystem, hashes: dict[str, str]):  # type: ignore[no-untyped-def]
+def copy(nx: NexusFilesystem, hashes: dict[str, str]) -> Done:
     """Copy the tree within the content-addressed mount, which stores nothing new."""
     before = sum(1 for _ in (DATA_DIR / "content").rglob("*"))
     nx.sys_copy("/library", "/copy")
     if sum(1 for _ in (DATA_DIR / "content").rglob("*")) != before:
         raise Difference("copying stored content again")
-    return *verify(nx, "/copy", hashes)[:3], None
+    return verify(nx, "/copy", hashes)
 
 
-def check(nx: NexusFilesystem):  # type: ignore[no-untyped-def]
+def check(nx: NexusFilesystem) -> Done:
     """Check the filesystem as a whole."""
     report = fsck(nx)
     if not report.clean:
         raise Difference(f"fsck: {report.problems[0].object}: {report.problems[0].problem}")
-    return report.files, report.bytes_verified, f"clean, {report.records:,} records", None
+    return Done(report.files, report.bytes_verified, f"clean, {report.records:,} records")
 
 
-class bar:  # noqa: N801 - used like a function
-    """A progress bar as a context manager that yields (progress, task)."""
-
-    def __init__(self, title: str, total: int) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._progress = Progress(*columns, TimeElapsedColumn(), console=console)
-        self._task = self._progress.add_task(title, total=total)
-
-    def __enter__(self):  # type: ignore[no-untyped-def]
-        self._progress.start()
-        return self._progress, self._task
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._progress.stop()
+@contextmanager
+def bar(title: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
+    """Show a progress bar for the length of the block."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        yield progress, progress.add_task(title, total=total)
 
 
 if __name__ == "__main__":
