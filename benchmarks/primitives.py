@@ -23,7 +23,7 @@ from benchmarks.harness import (
     single,
     timed,
 )
-from benchmarks.small_files import FILE_BYTES, os_write
+from benchmarks.small_files import FILE_BYTES, OS_WRITE, os_write
 from nexus.core.router import VFSRouter
 from nexus.core.vfs_lock import VFSLockManager
 from nexus.sdk import NexusFilesystem, connect
@@ -86,7 +86,7 @@ def mutations(plan: Plan, nx: NexusFilesystem, folder: Path) -> list[Row]:
     ours = _Mutations("/work", nx.write, nx.append, nx.sys_rename, nx.sys_copy, nx.sys_unlink)
     plain = _Mutations(str(theirs), os_write, _os_append, os.rename, shutil.copyfile, os.unlink)
     against = {
-        "overwrite": "os write, rename",
+        "overwrite": OS_WRITE,
         "append 64 bytes": "os.open, write, close",
         "copy": "shutil.copyfile",
         "rename": "os.rename",

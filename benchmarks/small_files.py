@@ -26,6 +26,7 @@ FILE_BYTES = 4096
 FILES = 500
 LISTED = 1000
 STRICT_FILES = 25
+OS_WRITE = "os write, rename"
 BATCH_FILES = 100
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -114,7 +115,6 @@ def write_new(
             for path, data in zip(paths, contents, strict=True):
                 write(path, data)
 
-        settle()
         return timed(work, files)
 
     return measure
@@ -125,6 +125,7 @@ def writing(plan: Plan, nx: NexusFilesystem, folder: Path) -> Row:
     theirs = folder / "write"
     theirs.mkdir()
     nx.mkdir("/work/write")
+    settle()
     samples = interleave(
         write_new(nx.write, "/work/write", FILES),
         write_new(os_write, str(theirs), FILES),
@@ -134,7 +135,7 @@ def writing(plan: Plan, nx: NexusFilesystem, folder: Path) -> Row:
         SECTION,
         "write a new 4 KiB file, ordered",
         samples,
-        against="os write, rename",
+        against=OS_WRITE,
         target=Target(4),
     )
 
@@ -170,7 +171,6 @@ def batching(plan: Plan, nx: NexusFilesystem, folder: Path) -> list[Row]:
         items = [
             (f"/work/batch/{number}-{index:03d}.txt", data) for index, data in enumerate(contents)
         ]
-        settle()
         return timed(lambda: nx.write_batch(items), BATCH_FILES)
 
     one_by_one = write_new(nx.write, "/work/single", BATCH_FILES)

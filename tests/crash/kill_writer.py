@@ -1,9 +1,10 @@
 """A writer to be killed: random valid operations, each announced and acknowledged.
 
-Run as ``kill_writer.py DIR DURABILITY SEED MODE``. It says that it is ready and waits for a line on
-standard input before it opens anything. Then, a JSON line each: ``{"begin": operation}`` before an operation starts and
-``{"done": operation's name}`` after it returned. Content is named by a seed and a size. MODE:
-"mix" for ever, "collect" with a collection as every second operation, "close" ends after a few.
+Run as ``kill_writer.py DIR DURABILITY SEED MODE``. It says that it is ready and waits for a line
+on standard input before it opens anything. Then, a JSON line each: ``{"begin": operation}`` before
+an operation starts, and ``{"done": its name}`` after it returned. Content is named by a seed and a
+size. MODE: "mix" for ever; "collect" with a collection as every second operation; "close" ends
+after a few.
 """
 
 import json
@@ -129,7 +130,8 @@ def perform(nx: NexusFilesystem, step: Operation) -> None:
 
 
 def say(**line: Any) -> None:
-    print(json.dumps(line), flush=True)
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
 
 
 def main(data_dir: str, durability: str, seed: str, mode: str) -> None:

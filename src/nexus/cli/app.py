@@ -22,6 +22,7 @@ from nexus.cli.errors import (
     EXIT_USAGE,
     UsageError,
     exit_code,
+    host_error,
     report,
 )
 from nexus.contracts.errors import NexusError
@@ -62,20 +63,34 @@ class NexusGroup(TyperGroup):
         try:
             answer = super().invoke(ctx)
             sys.stdout.flush()
+        except NexusError:
+            raise
         except BrokenPipeError:
-            # Whatever is still buffered would fail again when the interpreter shuts down.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             raise typer.Exit(EXIT_PIPE_CLOSED) from None
+        except OSError as error:
+            # The host's own: its streams, or a file that no command expected to fail.
+            _drop_output()
+            place = os.fsdecode(error.filename) if error.filename else None
+            raise host_error(ctx.invoked_subcommand or "nexus", place, error) from error
         except KeyboardInterrupt:
             raise typer.Exit(EXIT_INTERRUPTED) from None
         return answer
 
 
+def _drop_output() -> None:
+    # Whatever is still buffered would fail again when the interpreter shuts down.
+    fd = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(fd, sys.stdout.fileno())
+    os.close(fd)
+
+
 def _usage_error(error: Any) -> UsageError:
     words = error.ctx.command_path.split() if error.ctx is not None else ["nexus"]
     operation = " ".join(words[1:]) or "usage"
-    hint = f"{' '.join(words)} --help"
-    return UsageError(operation, None, error.format_message().rstrip("."), hint=hint)
+    message = str(error.format_message()).rstrip(".")
+    reason = message[:1].lower() + message[1:]
+    return UsageError(operation, None, reason, hint=f"{' '.join(words)} --help")
 
 
 app = typer.Typer(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import sys
 
 from nexus.cli.output import printable
@@ -106,7 +105,7 @@ def _fields(error: NexusError) -> dict[str, object]:
     }
 
 
-def host_error(operation: str, path: str, error: OSError) -> NexusError:
+def host_error(operation: str, path: str | None, error: OSError) -> NexusError:
     """Return the NexusError for an error of the host's own filesystem at a host path."""
     kinds: dict[int | None, type[NexusError]] = {
         errno.ENOENT: PathNotFoundError,
@@ -121,4 +120,4 @@ def host_error(operation: str, path: str, error: OSError) -> NexusError:
         errno.EDQUOT: NoSpaceError,
     }
     kind = kinds.get(error.errno, StorageError)
-    return kind(operation, os.fspath(path), (error.strerror or str(error)).lower())
+    return kind(operation, path, (error.strerror or str(error)).lower())

@@ -80,10 +80,8 @@ def cat(
     """Print files, byte for byte, one after the other."""
     with session(ctx, as_json) as (nx, output):
         if output.as_json:
-            entries = (
-                _content(path, nx.read(path, count, offset, version=version)) for path in paths
-            )
-            output.listing([entries])
+            data = [(path, nx.read(path, count, offset, version=version)) for path in paths]
+            output.listing([[_content(path, content) for path, content in data]])
             return
         for path in paths:
             for piece in read_pieces(nx, path, offset=offset, count=count, version=version):

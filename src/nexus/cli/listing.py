@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 import stat as mode_bits
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
-from nexus.cli.context import CursorOption, JsonOption, LimitOption, PathArgument, session
+from nexus.cli.context import CursorOption, JsonOption, LimitOption, session
 from nexus.cli.errors import EXIT_DIFFERS
 from nexus.cli.files import existing
 from nexus.cli.output import Output, human_size, iso_time, local_time, printable
@@ -177,10 +178,8 @@ def _print_match(output: Output, match: Any, pattern: str, ignore_case: bool) ->
     from rich.text import Text
 
     shown = Text(printable(match.line))
-    try:
+    with suppress(re.error):  # a pattern that only bytes accept matches, but is not highlighted
         shown.highlight_regex(re.compile(pattern, re.IGNORECASE if ignore_case else 0), "bold red")
-    except re.error:
-        pass  # a pattern that only bytes accept is matched, but not highlighted
     place = Text.assemble(
         (printable(match.path), "magenta"), ":", (str(match.line_number), "green")
     )

@@ -33,12 +33,8 @@ def human_size(size_bytes: int) -> str:
     """Return a size as people read it: ``812 B``, ``1.5 MiB``."""
     if size_bytes < 1024:
         return f"{size_bytes} B"
-    size = float(size_bytes)
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        size /= 1024
-        if size < 1024:
-            break
-    return f"{size:.1f} {unit}"
+    power = min((size_bytes.bit_length() - 1) // 10, 4)
+    return f"{size_bytes / 1024**power:.1f} {'KMGT'[power - 1]}iB"
 
 
 def plural(count: int, singular: str, many: str | None = None) -> str:
@@ -123,7 +119,8 @@ class Output:
                 sys.stdout.write(separator + json.dumps(entry))
                 separator = ",\n  "
             next_cursor = getattr(page, "next_cursor", next_cursor)
-        sys.stdout.write(f'{opening}], "next_cursor": {json.dumps(next_cursor)}')
+        end = "]" if separator == "\n  " else "\n]"
+        sys.stdout.write(f'{opening}{end}, "next_cursor": {json.dumps(next_cursor)}')
         for key, value in more.items():
             sys.stdout.write(f", {json.dumps(key)}: {json.dumps(value)}")
         sys.stdout.write("}\n")
@@ -170,7 +167,7 @@ class Output:
             task = bar.add_task("", total=total, shown="")
 
             def show(stage: str, count: int) -> None:
-                sized = unit == "bytes" or stage == "content" and unit == "mixed"
+                sized = unit == "bytes" or (unit == "mixed" and stage == "content")
                 shown = human_size(count) if sized else f"{count:,}"
                 bar.update(task, description=stage, completed=count, shown=shown)
 

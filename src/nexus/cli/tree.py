@@ -10,7 +10,7 @@ import typer
 
 from nexus.cli.context import JsonOption, session
 from nexus.cli.files import existing
-from nexus.cli.output import Output, plural
+from nexus.cli.output import Output, plural, printable
 from nexus.contracts.filesystem import NexusFilesystem
 from nexus.contracts.metadata import Stat
 
@@ -51,8 +51,13 @@ def tree(
 
 def _print(output: Output, prefix: str, stat: Stat) -> None:
     name = stat["path"].rpartition("/")[2]
-    style = "bold blue" if stat["is_directory"] else None
-    output.line(f"{prefix}{name}", style=style)
+    if not output.is_terminal or not stat["is_directory"]:
+        output.line(f"{prefix}{name}")
+        return
+    # Start-up cost: a pipe does without rich.
+    from rich.text import Text
+
+    output.console.print(Text.assemble(prefix, (printable(name), "bold blue")))
 
 
 @dataclass(slots=True)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nexus.cli import doctor
+
+
+def content_files(data_dir: Path):
+    return [
+        path
+        for path in (data_dir / "content").rglob("*")
+        if path.is_file() and path.name != "volume.json"
+    ]
+
+
+def test_fsck_of_a_whole_filesystem(nexus):
+    nexus.ok("write", "/a", "hello")
+    answer = nexus.ok("fsck")
+    assert answer.lines[-1] == "clean"
+    report = nexus.ok("fsck", "--json", "--repair").json
+    assert (report["clean"], report["files"], report["problems"]) == (True, 1, [])
+    assert report["bytes_verified"] == 5
+    assert nexus.ok("fsck", "--no-content", "--json").json["bytes_verified"] == 0
+
+
+def test_fsck_names_what_is_missing_and_exits_1(nexus):
+    nexus.ok("write", "/a", "hello")
+    for path in content_files(nexus.data_dir):
+        path.unlink()
+    answer = nexus("fsck", "--json")
+    assert (answer.code, answer.json["clean"]) == (1, False)
+    assert answer.json["problems"][0]["object"] == "/a"
+    text = nexus("fsck")
+    assert text.lines[0].startswith("/a: content ")
+    assert text.lines[1].startswith("  advice: ")
+    assert text.lines[-1] == "1 problem left"
+    assert nexus("cat", "/a").code == 6
+
+
+def test_fsck_reports_a_directory_that_cannot_be_opened(nexus):
+    nexus.ok("write", "/a", "hello")
+    (nexus.data_dir / "nexus.json").write_text("{}")
+    assert nexus("ls").code == 6
+    answer = nexus("fsck", "--json")
+    assert answer.code == 1
+    [problem] = answer.json["problems"]
+    assert "descriptor is damaged" in problem["problem"]
+    assert problem["advice"]
+    failed = nexus("doctor", "--json")
+    assert (failed.code, failed.json["ok"]) == (1, False)
+
+
+def test_gc_frees_what_nothing_names(nexus):
+    nexus.ok("write", "/a", "hello")
+    nexus.ok("rm", "/a")
+    dry = nexus.ok("gc", "--dry-run", "--keep", "0", "--grace", "0", "--json").json
+    assert (dry["dry_run"], dry["objects_quarantined"], dry["bytes_freed"]) == (True, 1, 0)
+    spared = nexus.ok("gc", "--json").json
+    assert (spared["objects_quarantined"], spared["objects_kept"]) == (0, 1)
+    gone = nexus.ok("gc", "--keep", "0", "--grace", "0", "--json").json
+    assert gone["objects_quarantined"] == 1
+    assert nexus.ok("gc", "--keep", "0").lines[0].startswith("history: ")
+
+
+def test_gc_takes_its_defaults_from_the_settings(nexus):
+    nexus.ok("config", "set", "retention_days", "0")
+    nexus.ok("config", "set", "grace_s", "0")
+    nexus.ok("write", "/a", "hello")
+    nexus.ok("rm", "/a")
+    assert nexus.ok("gc", "--dry-run", "--json").json["objects_quarantined"] == 1
+
+
+def checks(answer):
+    return {check["name"]: check for check in answer.json["checks"]}
+
+
+def test_doctor_of_a_directory_that_is_not_there_creates_nothing(nexus):
+    found = checks(nexus.ok("doctor", "--json"))
+    assert "not there yet" in found["data directory"]["detail"]
+    assert not nexus.data_dir.exists()
+
+
+def test_doctor_of_a_sound_installation(nexus):
+    nexus.ok("write", "/a", "1")
+    found = checks(nexus.ok("doctor", "--json"))
+    assert {check["state"] for check in found.values()} == {"ok"}
+    assert found["kernel"]["detail"] == "python implementations"
+    assert set(found) >= {"python", "platform", "owner", "metastore", "durability", "disk space"}
+    assert all(line.startswith("ok    ") for line in nexus.ok("doctor").lines)
+
+
+def test_doctor_fails_on_a_bad_configuration(nexus, monkeypatch):
+    monkeypatch.setenv("NEXUS_DURABILITY", "maybe")
+    answer = nexus("doctor")
+    assert answer.code == 1
+    assert "fail  durability: 'maybe'" in answer.lines
+    monkeypatch.setenv("NEXUS_GRACE_S", "soon")
+    assert checks(nexus("doctor", "--json"))["configuration"]["state"] == "fail"
+
+
+def test_doctor_warns_of_a_mount_whose_folder_went_away(nexus, host):
+    folder = host({})
+    nexus.ok("mount", "/mnt", "--local", str(folder))
+    shutil.rmtree(folder)
+    answer = nexus.ok("doctor", "--json")
+    assert checks(answer)["mount /mnt"]["state"] == "warn"
+    assert nexus.ok("mounts").lines[1].split("\t")[3] == "unavailable"
+    nexus.ok("unmount", "/mnt")
+
+
+@pytest.mark.parametrize(("limit", "state", "code"), [(0, "ok", 0), (1 << 62, "fail", 1)])
+def test_doctor_judges_the_disk_space(nexus, monkeypatch, limit, state, code):
+    monkeypatch.setattr(doctor, "NO_SPACE_BYTES", limit)
+    monkeypatch.setattr(doctor, "LOW_SPACE_BYTES", limit)
+    answer = nexus("doctor", "--json")
+    assert (answer.code, checks(answer)["disk space"]["state"]) == (code, state)
+
+
+def test_doctor_of_a_filesystem_in_memory(nexus):
+    nexus.data_dir = ":memory:"
+    assert "in memory" in checks(nexus.ok("doctor", "--json"))["data directory"]["detail"]
