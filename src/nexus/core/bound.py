@@ -5,7 +5,7 @@ It holds no state but the context: every call goes to the filesystem it was made
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nexus.contracts.context import OperationContext
@@ -95,6 +95,11 @@ class BoundFilesystem(NexusFilesystem):
         self, requests: Sequence[WriteRequest], context: OperationContext | None
     ) -> list[Stat]:
         return self._target._write_many(requests, context or self._context)
+
+    def _store_content(
+        self, path: str, pieces: Iterable[Buffer], context: OperationContext | None
+    ) -> str:
+        return self._target._store_content(path, pieces, context or self._context)
 
     def _content_store(self, path: str, context: OperationContext | None) -> ContentStoreABC:
         return self._target._content_store(path, context or self._context)

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from nexus.contracts.errors import CorruptionError
+from nexus.contracts.errors import CorruptionError, InvalidArgumentError
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import FileMetadata, Stat
 from nexus.core.sealed_store import Mutation, Sealed, SealedStore, revision_key, revision_of
@@ -71,8 +71,16 @@ def _key_part(text: str) -> bytes:
 
 
 def encode_metadata(meta: FileMetadata) -> bytes:
-    """Return the stored form of a record."""
-    return CODEC_VERSION + _encode(meta)
+    """Return the stored form of a record. Errors: InvalidArgumentError."""
+    return CODEC_VERSION + _encoded(meta)
+
+
+def _encoded(value: FileMetadata | FileEvent) -> bytes:
+    try:
+        return _encode(value)
+    except (UnicodeEncodeError, OverflowError, TypeError) as error:
+        # Identities and attributes come from callers: text with lone surrogates, huge numbers.
+        raise InvalidArgumentError("commit", None, f"cannot be stored: {error}") from error
 
 
 def decode_metadata(record: Sealed) -> FileMetadata:
@@ -374,7 +382,7 @@ class Transaction:
             for path, change in changes.items():
                 self._stage(table, path, change)
         for sequence, event in enumerate(self._events):
-            mutation.put_at_revision(b"J", _encode(event), sequence.to_bytes(4, "big"))
+            mutation.put_at_revision(b"J", _encoded(event), sequence.to_bytes(4, "big"))
         for table, changes in self._changes.items():
             table.begin(changes)
         by_key: dict[bytes, Sealed] = {}

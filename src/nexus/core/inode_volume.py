@@ -54,6 +54,7 @@ from nexus.core.volume import (
     check_precondition,
     exists,
     is_directory,
+    merged_attributes,
     mime_type_of,
     missing,
     missing_parent,
@@ -252,7 +253,7 @@ class InodeVolume(Volume):
         return top
 
     def prepare(self, operation: str, relative: str, request: WriteRequest) -> Content | None:
-        # Content depends on nothing that the lock protects, so it is stored, and synced, before:
+        # Content depends on nothing that the lock protects, so it is stored and settled before:
         # readers and writers of the path wait for the commit alone. The early check only saves
         # storing what is bound to be refused; the one that counts runs under the lock.
         inode = self.table.get(relative)
@@ -263,7 +264,11 @@ class InodeVolume(Volume):
             check_precondition(operation, self.absolute(relative), request.precondition, etag)
         if request.append:
             return None
-        return self._stored(self._content.write_content(request.buf))
+        return self._content.write_content(request.buf)
+
+    def settle(self) -> None:
+        if self._durable:
+            self._content.sync()
 
     def _stored(self, content: Content) -> Content:
         if self._durable:
@@ -424,8 +429,13 @@ class InodeVolume(Volume):
         elif meta.entry_type not in DIRECTORY_TYPES:
             raise not_directory(operation, self.absolute(relative), self.absolute(above))
 
-    def _put_directory(self, txn: Transaction, relative: str, actor: Actor) -> None:
-        txn.put(self.table, relative, self._directory(actor))
+    def _put_directory(
+        self, txn: Transaction, relative: str, actor: Actor, source: Stat | None = None
+    ) -> None:
+        meta = self._directory(actor)
+        if source is not None:
+            meta = replace(meta, mode=source["mode"], attributes=dict(source["attributes"]))
+        txn.put(self.table, relative, meta)
         txn.event(actor.event(DIR_CREATE, self.absolute(relative)))
 
     def create_directory(
@@ -448,8 +458,9 @@ class InodeVolume(Volume):
             raise missing("setattr", self.absolute(relative))
         changes = dict(attrs)
         if "attributes" in changes:
-            merged = inode.meta.attributes | changes["attributes"]
-            changes["attributes"] = {k: v for k, v in merged.items() if v is not None}
+            changes["attributes"] = merged_attributes(
+                self.absolute(relative), inode.meta.attributes, changes["attributes"]
+            )
         if "modified_at" in changes:
             changes["modified_at_ns"] = round(changes.pop("modified_at") * 1e9)
         meta = replace(inode.meta, modified_by=actor.name, run_id=actor.context.run_id, **changes)
@@ -499,11 +510,11 @@ class InodeVolume(Volume):
         for relative, inode in self._tree(source, top):
             path = join(target, relative)
             meta = inode.meta
+            stat = self._build_stat(join(source, relative), inode)
             if meta.entry_type == DT_REG:
-                stat = self._build_stat(join(source, relative), inode)
                 self._put_copy(txn, path, stat, Content(meta.etag, meta.size), actor)
             elif txn.get(self.table, path) is None:
-                self._put_directory(txn, path, actor)
+                self._put_directory(txn, path, actor, stat)
             count += 1
         return count
 
@@ -569,7 +580,7 @@ class InodeVolume(Volume):
             path = join(target, relative)
             if stat["is_directory"]:
                 if txn.get(self.table, path) is None:
-                    self._put_directory(txn, path, actor)
+                    self._put_directory(txn, path, actor, stat)
             else:
                 self._receive_file(txn, path, stat, pieces, actor)
             count += 1

@@ -9,7 +9,7 @@ Invariants:
 
 1. A volume is mounted at one point at a time.
 2. A mount given as a description is in the metastore exactly while it is mounted; one given as a
-   driver object lasts until the filesystem closes.
+   driver object, or whose driver keeps nothing, lasts until the filesystem closes.
 3. A remembered mount that cannot be opened is kept, shown with its reason, and refuses calls.
 """
 
@@ -40,7 +40,8 @@ from nexus.core.sealed_store import SealedStore
 from nexus.core.sys_volume import SYS_POINT
 from nexus.core.volume import Actor, Volume
 
-OpenDriver = Callable[[Mapping[str, Any]], ObjectStoreABC]
+OpenDriver = Callable[[Mapping[str, Any]], tuple[ObjectStoreABC, dict[str, Any]]]
+"""Opens what a description asks for; returns it with the description to remember."""
 
 _MOUNT_PREFIX = b"M"
 
@@ -55,6 +56,7 @@ class Mount:
     volume: Volume | None
     description: dict[str, Any] | None
     problem: str | None = None
+    persistent: bool = False
 
 
 class MountRecord(msgspec.Struct, frozen=True):
@@ -101,7 +103,10 @@ class MountManager:
             if description is not None:
                 driver.close()
             raise
-        row = Mount(point, driver.name, driver.volume_id, volume, description)
+        persistent = description is not None and driver.capabilities.persistent
+        row = Mount(
+            point, driver.name, driver.volume_id, volume, description, persistent=persistent
+        )
         self._router.add(zone_id, point, row)
         return volume
 
@@ -137,15 +142,15 @@ class MountManager:
     ) -> Mount:
         name = str(record.backend.get("driver"))
         try:
-            driver = self._open_driver(record.backend)
+            driver, _ = self._open_driver(record.backend)
         except NexusError as error:
-            return Mount(point, name, record.volume_id, None, record.backend, str(error))
+            return Mount(point, name, record.volume_id, None, record.backend, str(error), True)
         if driver.volume_id != record.volume_id:
             driver.close()
             problem = "another volume is there now; unmount, then mount it anew"
-            return Mount(point, name, record.volume_id, None, record.backend, problem)
+            return Mount(point, name, record.volume_id, None, record.backend, problem, True)
         volume = self._volume(point, driver, record.owner_id, Actor(context, now_ns))
-        return Mount(point, driver.name, driver.volume_id, volume, record.backend)
+        return Mount(point, driver.name, driver.volume_id, volume, record.backend, persistent=True)
 
     def rows(self, zone_id: str) -> list[Stat]:
         """Return the mount table as dicts, sorted by path."""
@@ -155,7 +160,7 @@ class MountManager:
                 "driver": mount.driver_name,
                 "volume_id": mount.volume_id,
                 "backend": mount.description,
-                "persistent": mount.description is not None,
+                "persistent": mount.persistent,
                 "state": "unavailable" if mount.problem else "mounted",
                 "problem": mount.problem,
             }
@@ -175,7 +180,7 @@ class MountManager:
                 "backend is neither a driver nor a description",
                 hint='for example {"driver": "path_local", "root": "/some/folder"}',
             )
-        return self._open_driver(backend), dict(backend)
+        return self._open_driver(backend)
 
     def _check_unused(self, point: str, zone_id: str, driver: ObjectStoreABC) -> None:
         for other, mount in self._router.mounts(zone_id):
@@ -226,7 +231,7 @@ class MountManager:
         if under is None:
             return
         with Transaction(self._store) as txn:
-            if description is not None:
+            if description is not None and driver.capabilities.persistent:
                 record = MountRecord(description, actor.context.user_id, driver.volume_id)
                 key = _record_key(actor.context.zone_id, point)
                 txn.put_record(key, msgspec.json.encode(record), self._store.get(key))

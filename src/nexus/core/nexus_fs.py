@@ -29,6 +29,7 @@ from nexus.contracts.errors import (
     ClosedError,
     InvalidArgumentError,
     NotSupportedError,
+    PathNotFoundError,
     StorageError,
 )
 from nexus.contracts.filesystem import NexusFilesystem, Precondition, WriteRequest
@@ -56,6 +57,7 @@ from nexus.core.volume import (
     TreeEntry,
     Volume,
     bad_attribute,
+    exists,
     missing,
     not_directory,
 )
@@ -68,11 +70,12 @@ _ATTRIBUTE_TYPES: Mapping[str, tuple[type, ...]] = {
     "modified_at": (int, float),
     "attributes": (Mapping,),
 }
-MAX_ATTRIBUTES_BYTES = 32 << 10
+MAX_TEXT_BYTES = 255
 MAX_TIME_S = 253_402_300_799
 """The last second of the year 9999, beyond which calendars in most languages end."""
 _PATH = itemgetter("path")
 _BARRIER_KEY = b"B"
+_VERSIONS = SYS_POINT + "/versions"
 
 
 class _Query(NamedTuple):
@@ -111,7 +114,7 @@ class NexusFS(NexusFilesystem):
         self.closed_cleanly = False
         self._closing = threading.Lock()
         self._syncing = threading.Lock()
-        self._synced_revision = 0  # guarded by _syncing
+        self._synced_commits = 0  # guarded by _syncing
         self._before_close: list[Callable[[], None]] = []
         self._on_close: list[Callable[[], None]] = []
         system = SysVolume(
@@ -192,6 +195,8 @@ class NexusFS(NexusFilesystem):
                 self._prepare(operation, path, request, actor, prepared)
                 for path, request in zip(paths, requests, strict=True)
             ]
+            for volume in {volume for volume, _ in prepared}:
+                volume.settle()
             with (
                 self._locked_to_create(operation, paths, requests, actor),
                 Transaction(self.store) as txn,
@@ -302,7 +307,11 @@ class NexusFS(NexusFilesystem):
 
     def sys_stat(self, path: str, *, context: OperationContext | None = None) -> Stat | None:
         path = normalize("stat", path)
-        volume, relative = self._route("stat", path, (context or self._context).zone_id)
+        zone_id = (context or self._context).zone_id
+        try:
+            volume, relative = self._route("stat", path, zone_id)
+        except PathNotFoundError:
+            return None  # a zone in which nothing is mounted
         return volume.stat(relative)
 
     def sys_setattr(
@@ -355,7 +364,7 @@ class NexusFS(NexusFilesystem):
             path, b"", parents=False, precondition=Precondition(if_none_match="*")
         )
         if self.sys_stat(path, context=actor.context) is not None:
-            raise bad_attribute(path, "entry_type", "something is there already")
+            raise exists("mknod", path)
         self._write_many([request], actor.context)
 
     def _mount(self, path: str, attrs: dict[str, Any], actor: Actor) -> None:
@@ -457,7 +466,7 @@ class NexusFS(NexusFilesystem):
         *,
         context: OperationContext | None = None,
     ) -> DirectoryPage:
-        path = normalize("readdir", path)
+        path = _normalize_listed(path)
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise InvalidArgumentError("readdir", path, f"limit is {limit!r}, not at least 1")
         zone_id = (context or self._context).zone_id
@@ -543,19 +552,22 @@ class NexusFS(NexusFilesystem):
     def sync(self) -> None:
         """Content first, then a barrier that says so, then the records."""
         self._check_open()
+        self._sync()
+
+    def _sync(self) -> None:
         with self._syncing:
-            revision = self.store.head().revision
-            if revision == self._synced_revision:
-                return
+            commits = self.store.commits
+            revision = self.store.head().revision if commits != self._synced_commits else 0
             for volume in self.volumes():
                 volume.sync()
-            with Transaction(self.store, reclaim=True) as txn:
-                txn.put_record(_BARRIER_KEY, revision_key(revision), self.store.get(_BARRIER_KEY))
-                barrier = txn.commit(durable=False)
+            if commits != self._synced_commits:
+                with Transaction(self.store, reclaim=True) as txn:
+                    old = self.store.get(_BARRIER_KEY)
+                    txn.put_record(_BARRIER_KEY, revision_key(revision), old)
+                    txn.commit(durable=False)
+                # A commit that came between is not covered, and has its number still to come.
+                self._synced_commits = commits + 1
             self.store.sync()
-            # Another commit may have come between; only the barrier's own needs no other.
-            if barrier == revision + 1:
-                self._synced_revision = barrier
 
     def barrier(self) -> int:
         """Return the revision up to which content is known to be durable, 0 for none."""
@@ -577,9 +589,7 @@ class NexusFS(NexusFilesystem):
                 undo.callback(self.store.close)
                 for volume in self.volumes():
                     undo.callback(volume.close)
-                for volume in self.volumes():
-                    volume.sync()
-                self.store.sync()
+                self._sync()
                 self.closed_cleanly = True
 
     def on_closing(self, callback: Callable[[], None]) -> None:
@@ -597,6 +607,19 @@ class NexusFS(NexusFilesystem):
         """Return every volume that is mounted and available."""
         mounts = self.router.mounts(self._context.zone_id)
         return [mount.volume for _, mount in mounts if mount.volume is not None]
+
+    def _store_content(
+        self, path: str, pieces: Iterable[Buffer], context: OperationContext | None
+    ) -> str:
+        path = normalize("content", path)
+        volume, _ = self._route("content", path, (context or self._context).zone_id)
+        store = volume.content_store()
+        content = store.write_content(_pieces("content", path, pieces))
+        try:
+            volume.settle()
+        finally:
+            store.unpin(content.etag)
+        return content.etag
 
     def _content_store(self, path: str, context: OperationContext | None) -> ContentStoreABC:
         path = normalize("content", path)
@@ -666,6 +689,13 @@ def _entries_of(
             yield TreeEntry(inner, below), pieces
 
 
+def _normalize_listed(path: str) -> str:
+    """Normalize a path to list; what follows a view's prefix may itself be of full length."""
+    if isinstance(path, str) and path.startswith(_VERSIONS + "/"):
+        return _VERSIONS + normalize("history", path[len(_VERSIONS) :])
+    return normalize("readdir", path)
+
+
 def _relative_to(base: str, path: str) -> str:
     if base == "/" or not path:
         return path
@@ -721,8 +751,10 @@ def _check_attribute(path: str, name: str, value: Any) -> None:
     matches: bool = isinstance(value, types) and not isinstance(value, bool)
     if not matches:
         raise bad_attribute(path, name, f"{type(value).__name__} is not {types[0].__name__}")
-    if name == "mode" and not 0 <= value <= 0o7777:
-        raise bad_attribute(path, name, f"{value:o} is not within 0 to 7777")
+    if name == "mode" and not 0 <= value <= 0o777:
+        raise bad_attribute(path, name, f"{value:o} is not within 0 to 777")
+    if isinstance(value, str) and len(value.encode("utf-8", "replace")) > MAX_TEXT_BYTES:
+        raise bad_attribute(path, name, f"over {MAX_TEXT_BYTES} bytes")
     if name == "modified_at" and not 0 <= value <= MAX_TIME_S:
         raise bad_attribute(path, name, f"{value} is not within 0 to {MAX_TIME_S} seconds")
     if name == "attributes":
@@ -730,15 +762,11 @@ def _check_attribute(path: str, name: str, value: Any) -> None:
 
 
 def _check_custom(path: str, value: Mapping[str, Any]) -> None:
-    size = 0
     for key, item in value.items():
         if not isinstance(key, str) or not key:
             raise bad_attribute(path, "attributes", f"{key!r} is not a name")
         if not isinstance(item, str | int | float | bool | None):
             raise bad_attribute(path, "attributes", f"{key} is neither text, number nor bool")
-        size += len(key) + len(str(item))
-    if size > MAX_ATTRIBUTES_BYTES:
-        raise bad_attribute(path, "attributes", f"over {MAX_ATTRIBUTES_BYTES} bytes")
 
 
 def _check_no_more(path: str, attrs: dict[str, Any]) -> None:

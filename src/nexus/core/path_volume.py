@@ -57,6 +57,7 @@ from nexus.core.volume import (
     check_precondition,
     exists,
     is_directory,
+    merged_attributes,
     mime_type_of,
     missing,
     missing_parent,
@@ -208,10 +209,7 @@ class PathVolume(Volume):
                 "a path-addressed mount keeps no earlier versions",
                 hint="copy the file to a CAS mount to have its history kept",
             )
-        left = self._file(operation, relative).size - offset
-        if left <= 0:
-            return b""
-        count = left if count is None else min(count, left)
+        self._file(operation, relative)
         return self._ask(operation, relative, self._store.read, _key(relative), offset, count)
 
     def stream(self, relative: str) -> Iterator[bytes]:
@@ -451,8 +449,9 @@ class PathVolume(Volume):
             )
             changes["etag"] = "" if info.is_directory else f"fp:{info.fingerprint}"
         if "attributes" in changes:
-            merged = meta.attributes | changes["attributes"]
-            changes["attributes"] = {k: v for k, v in merged.items() if v is not None}
+            changes["attributes"] = merged_attributes(
+                self.absolute(relative), meta.attributes, changes["attributes"]
+            )
         if "modified_at" in changes:
             changes["modified_at_ns"] = round(changes.pop("modified_at") * 1e9)
         changes |= {"modified_by": actor.name, "run_id": actor.context.run_id}

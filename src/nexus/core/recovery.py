@@ -33,8 +33,13 @@ def recover(nx: NexusFS, actor: Actor) -> int | None:
     Returns the revision whose state is kept, or None where nothing was lost.
     """
     lost = _first_lost_revision(nx, actor)
-    if lost is None:
-        return None
+    if lost is not None:
+        _undo_from(nx, lost, actor)
+    nx.sync()  # the barrier moves on, so that a later recovery does not meet this loss again
+    return None if lost is None else lost - 1
+
+
+def _undo_from(nx: NexusFS, lost: int, actor: Actor) -> None:
     with Transaction(nx.store) as txn:
         for volume in nx.volumes():
             if isinstance(volume, InodeVolume):
@@ -43,7 +48,6 @@ def recover(nx: NexusFS, actor: Actor) -> int | None:
                     for version in undone:  # history must not offer what has no content
                         txn.delete_record(version.record)
         txn.commit(durable=True)
-    return lost - 1
 
 
 def _first_lost_revision(nx: NexusFS, actor: Actor) -> int | None:

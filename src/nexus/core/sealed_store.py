@@ -127,6 +127,7 @@ class SealedStore:
         self._queue: deque[_Ticket] = deque()
         self._head: Head | None = None  # guarded by _turn; None: read it before the next commit
         self._head_version = 0
+        self.commits = 0  # of this process; guarded by _turn
         self._on_uncertain: list[Callable[[], None]] = []
 
     @property
@@ -336,6 +337,7 @@ class SealedStore:
             reclaim=reclaim,
         )
         self._head = new
+        self.commits += len(tickets)
 
 
 def _verified(key: bytes, value: bytes) -> Sealed | None:

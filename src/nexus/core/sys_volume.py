@@ -63,11 +63,11 @@ class SysVolume(Volume):
             return DirectoryPage(mounts if details else [stat["path"] for stat in mounts])
         if relative == "/journal":
             return _page(self._journal(_position(cursor, 2)), limit, details, "journal")
-        if relative.startswith("/versions/"):
-            path = relative.removeprefix("/versions")
+        if relative == "/versions" or relative.startswith("/versions/"):
+            path = relative.removeprefix("/versions") or "/"
             (after,) = _position(cursor, 1)
             versions = ((str(stat["revision"]), stat) for stat in self._list_versions(path, after))
-            return _page(versions, limit, details, f"versions{path}")
+            return _page(versions, limit, details, f"versions{path.rstrip('/')}")
         raise missing("readdir", self.absolute(relative))
 
     def _journal(self, after: tuple[int, ...]) -> Iterator[tuple[str, Stat]]:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import mimetypes
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
+
+import msgspec
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import (
@@ -31,6 +33,9 @@ from nexus.contracts.metadata import Buffer, Stat
 from nexus.contracts.object_store import Content, ContentStoreABC
 from nexus.core.inode_table import Transaction
 from nexus.lib.paths import join
+
+MAX_ATTRIBUTES_BYTES = 32 << 10
+"""Custom attributes of one entry, encoded; a record stays below what every metastore holds."""
 
 _DEFAULT_MIME_TYPE = "application/octet-stream"
 _MIME_TYPES = mimetypes.MimeTypes(filenames=()).types_map[True]  # no files of the host's
@@ -126,6 +131,9 @@ class Volume(ABC):
     def prepare(self, operation: str, relative: str, request: WriteRequest) -> Content | None:
         """Do what a whole-file write can do before its lock is taken; see :meth:`abandon`."""
         return None
+
+    def settle(self) -> None:  # noqa: B027 - most prepare nothing
+        """Make what :meth:`prepare` stored durable, in ``strict`` durability."""
 
     def abandon(self, prepared: Content) -> None:  # noqa: B027 - most prepare nothing
         """Let go of what :meth:`prepare` returned, after the commit or instead of it."""
@@ -237,6 +245,23 @@ def check_precondition(
         raise ConflictError(
             operation, path, f"if_none_match={unwanted} but the file has etag {etag}"
         )
+
+
+def merged_attributes(
+    path: str, old: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the custom attributes after a change; None removes one.
+
+    Errors: InvalidArgumentError when they are too large together, or cannot be stored.
+    """
+    merged = {k: v for k, v in {**old, **changes}.items() if v is not None}
+    try:
+        size = len(msgspec.msgpack.encode(merged))
+    except (OverflowError, UnicodeEncodeError, TypeError) as error:
+        raise bad_attribute(path, "attributes", f"cannot be stored: {error}") from error
+    if size > MAX_ATTRIBUTES_BYTES:
+        raise bad_attribute(path, "attributes", f"together over {MAX_ATTRIBUTES_BYTES} bytes")
+    return merged
 
 
 def missing(operation: str, path: str) -> PathNotFoundError:

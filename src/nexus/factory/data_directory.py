@@ -19,7 +19,6 @@ import fcntl
 import os
 import secrets
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -38,6 +37,12 @@ LOCK = "LOCK"
 METASTORE = "meta.db"
 CONTENT = "content"
 _OURS = (DESCRIPTOR, LOCK, METASTORE, CONTENT)
+
+
+class _AnyDescriptor(msgspec.Struct, frozen=True):
+    """What every format's descriptor has."""
+
+    format: int
 
 
 class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -171,13 +176,6 @@ class DataDirectory:
         if not os.path.exists(path):
             return Descriptor(FORMAT, metastore, secrets.token_hex(8)).sealed()
         found = _parse(path)
-        if found.format != FORMAT:
-            raise ConfigError(
-                "open",
-                self.path,
-                f"format {found.format} is not format {FORMAT}",
-                hint="use the release that wrote it",
-            )
         if found.metastore != metastore:
             raise ConfigError(
                 "open",
@@ -191,12 +189,21 @@ class DataDirectory:
 def _parse(path: str) -> Descriptor:
     try:
         with open(path, "rb") as file:
-            found: Any = msgspec.json.decode(file.read(), type=Descriptor)
+            data = file.read()
+        known = msgspec.json.decode(data, type=_AnyDescriptor)
+        if known.format > FORMAT:
+            raise ConfigError(
+                "open",
+                path,
+                f"format {known.format} is newer than format {FORMAT}",
+                hint="use the release that wrote it",
+            )
+        found = msgspec.json.decode(data, type=Descriptor)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _damaged(path, str(error)) from error
-    if found != found.sealed():
+    if found != found.sealed() or found.format != FORMAT:
         raise _damaged(path, "its checksum does not match")
-    return Descriptor(found.format, found.metastore, found.id, found.checksum)
+    return found
 
 
 def _damaged(path: str, reason: str) -> CorruptionError:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from nexus.contracts.errors import BusyError, ConfigError, CorruptionError
+from nexus.contracts.errors import BusyError, ConfigError, CorruptionError, NexusError
 from nexus.contracts.object_store import ObjectStoreABC, TransportABC
 from nexus.lib.disk import Disk
 from nexus.lib.hashing import hex_digest
@@ -82,14 +82,18 @@ class DriverRegistry:
         """The names that a description's ``driver`` can have."""
         return sorted(self._openers)
 
-    def open(self, description: Mapping[str, Any]) -> ObjectStoreABC:
-        """Open what a description asks for. Errors: ConfigError, BusyError, StorageError."""
+    def open(self, description: Mapping[str, Any]) -> tuple[ObjectStoreABC, dict[str, Any]]:
+        """Open what a description asks for; return it with the description to remember.
+
+        That one holds absolute paths, so that it means the same from any working directory.
+        Errors: ConfigError, BusyError, StorageError.
+        """
         options = _Options(description)
         name = options.take("driver", str)
         opener = self._openers.get(name)
         if opener is None:
             raise ConfigError("mount", None, f"no driver {name!r}; there are {self.names}")
-        return opener(options)
+        return opener(options), options.resolved
 
     def root_store(self, transport: TransportABC, name: str) -> CasStore:
         """Return the content store of the root mount.
@@ -165,6 +169,7 @@ class _Options:
 
     def __init__(self, description: Mapping[str, Any]) -> None:
         self._left = dict(description)
+        self.resolved = dict(description)
 
     def take(self, key: str, kind: type, default: Any = None) -> Any:
         value = self._left.pop(key, default)
@@ -174,11 +179,18 @@ class _Options:
 
     def folder(self, key: str, *, create: bool) -> str:
         path = Path(self.take(key, str)).expanduser()
-        if create:
-            path.mkdir(parents=True, exist_ok=True)
-        if not path.is_dir():
-            raise ConfigError("mount", None, f"{key}: {path} is not a folder")
-        return str(path.resolve())
+        try:
+            if create:
+                path.mkdir(parents=True, exist_ok=True)
+            if not path.is_dir():
+                raise ConfigError("mount", None, f"{key}: {path} is not a folder")
+            resolved = str(path.resolve())
+        except NexusError:
+            raise
+        except (OSError, ValueError) as error:
+            raise ConfigError("mount", None, f"{key}: {path}: {error}") from error
+        self.resolved[key] = resolved
+        return resolved
 
     def finish(self) -> None:
         if self._left:

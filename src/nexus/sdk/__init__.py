@@ -1,7 +1,7 @@
 """The way in: :func:`connect` returns a filesystem, whatever stands behind it."""
 
 from nexus.contracts.context import OperationContext
-from nexus.contracts.filesystem import NexusFilesystem, WriteRequest
+from nexus.contracts.filesystem import NexusFilesystem, Precondition, WriteRequest
 from nexus.contracts.metadata import (
     DT_DIR,
     DT_EXTERNAL_STORAGE,
@@ -22,6 +22,7 @@ __all__ = [
     "DT_STREAM",
     "NexusFilesystem",
     "OperationContext",
+    "Precondition",
     "WriteRequest",
     "collect",
     "connect",

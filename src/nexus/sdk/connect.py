@@ -1,7 +1,8 @@
 """connect(): from a configuration to a filesystem. Layer: sdk.
 
-A configuration comes from three places; explicit beats environment beats file. Unknown keys and
-values of the wrong shape are errors, never ignored.
+A configuration comes from three places; explicit beats environment beats file. Unknown keys of a
+mapping or a file, and values of the wrong shape, are errors; variables that start with ``NEXUS_``
+and name no key are left to whom they belong.
 """
 
 from __future__ import annotations

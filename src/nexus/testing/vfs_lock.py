@@ -153,7 +153,7 @@ class VFSLockSuite:
 
     def test_concurrent_holders_exclude_each_other_and_lose_no_wake_up(self) -> None:
         locks = self.make()
-        counts = {path: 0 for path in _PATHS}
+        counts = dict.fromkeys(_PATHS, 0)
         inside: list[tuple[str, bool]] = []
         overlaps: list[tuple[str, str]] = []
 
@@ -163,7 +163,7 @@ class VFSLockSuite:
                 exclusive = (seed + step) % 3 == 0
                 hold = (locks.write if exclusive else locks.read)(path, _PATIENT_S)
                 with hold:
-                    for other, mode in list(inside):
+                    for other, mode in inside:
                         related = is_same_or_below(path, other) or is_same_or_below(other, path)
                         if related and (exclusive or mode):
                             overlaps.append((path, other))

@@ -91,14 +91,15 @@ class NexusFilesystem(Syscalls):
         PathIsDirectoryError, PathNotDirectoryError, NoSpaceError.
         """
         condition = _precondition(if_match, if_none_match)
-        request = WriteRequest(path, _bytes(buf), precondition=condition)
+        request = WriteRequest(path, _bytes("write", path, buf), precondition=condition)
         return self._write_many((request,), context)[0]
 
     def append(
         self, path: str, buf: Buffer | str, *, context: OperationContext | None = None
     ) -> Stat:
         """Add to the end of a file, creating it; concurrent appends lose nothing."""
-        return self._write_many((WriteRequest(path, _bytes(buf), append=True),), context)[0]
+        request = WriteRequest(path, _bytes("append", path, buf), append=True)
+        return self._write_many((request,), context)[0]
 
     def edit(
         self,
@@ -157,7 +158,9 @@ class NexusFilesystem(Syscalls):
         """
         pairs = items.items() if isinstance(items, Mapping) else items
         requests = [
-            item if isinstance(item, WriteRequest) else WriteRequest(item[0], _bytes(item[1]))
+            item
+            if isinstance(item, WriteRequest)
+            else WriteRequest(item[0], _bytes("write_batch", item[0], item[1]))
             for item in pairs
         ]
         return self._write_many(requests, context)
@@ -389,10 +392,7 @@ class NexusFilesystem(Syscalls):
         context: OperationContext | None = None,
     ) -> str:
         """Store the concatenation of pieces in bounded memory and return its id."""
-        store = self._content_store(mount, context)
-        content = store.write_content(pieces)
-        store.unpin(content.etag)
-        return content.etag
+        return self._store_content(mount, pieces, context)
 
 
 def _precondition(if_match: str | None, if_none_match: str | None) -> Precondition | None:
@@ -401,8 +401,15 @@ def _precondition(if_match: str | None, if_none_match: str | None) -> Preconditi
     return Precondition(if_match, if_none_match)
 
 
-def _bytes(buf: Buffer | str | Iterable[Buffer]) -> Buffer | Iterable[Buffer]:
-    return buf.encode() if isinstance(buf, str) else buf
+def _bytes(
+    operation: str, path: str, buf: Buffer | str | Iterable[Buffer]
+) -> Buffer | Iterable[Buffer]:
+    if not isinstance(buf, str):
+        return buf
+    try:
+        return buf.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(operation, path, f"the text is not UTF-8: {error}") from error
 
 
 def _replacer(path: str, edits: list[tuple[str, str]]) -> Callable[[bytes], bytes]:

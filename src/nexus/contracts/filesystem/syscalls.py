@@ -182,6 +182,12 @@ class Syscalls(ABC):
     def _content_store(self, path: str, context: OperationContext | None) -> ContentStoreABC:
         """Return the content store of the mount that holds ``path``, for hash-addressed calls."""
 
+    @abstractmethod
+    def _store_content(
+        self, path: str, pieces: Iterable[Buffer], context: OperationContext | None
+    ) -> str:
+        """Store content in the mount that holds ``path``, as durable as a write; return its id."""
+
     def __enter__(self) -> Self:
         return self
 

@@ -167,8 +167,7 @@ class CasStore(ContentStoreABC):
             return  # empty content needs no object
         key = object_id[:2] + "/" + object_id[2:]
         # For an absent key, asking is cheaper than an error of fetch.
-        known = self._transport.info(key)
-        if known is None or known.size != len(data) or not self._holds(key, data):
+        if not self._transport.exists(key) or not self._holds(key, data):
             self._transport.store(key, data)
 
     def _holds(self, key: str, data: Buffer) -> bool:

@@ -77,7 +77,9 @@ class LocalTransport(TransportABC):
     """Files below ``root``. Shared freely between threads, and with other processes.
 
     ``durable=False`` says that a process which stored here may have ended without syncing: the
-    first sync then covers everything. The root exists already. Errors: PathNotDirectoryError, ContentNotFoundError for the root.
+    first sync then covers everything. The root exists already.
+
+    Errors: PathNotDirectoryError, ContentNotFoundError for the root.
     """
 
     def __init__(
@@ -229,8 +231,9 @@ class LocalTransport(TransportABC):
             else:
                 fd = self._confinement.open_file("fetch", key, self._open)
             try:
-                if count is None:
-                    count = max(0, os.fstat(fd).st_size - offset)
+                if count is None or count > PIECE_BYTES:
+                    left = max(0, os.fstat(fd).st_size - offset)
+                    count = left if count is None else min(count, left)
                 return self._pread(fd, count, offset)
             finally:
                 self._close(fd)
@@ -274,6 +277,12 @@ class LocalTransport(TransportABC):
         except OSError as error:
             raise _translate("info", key, error) from error
         return None if status is None else _key_info(key, status)
+
+    def exists(self, key: str) -> bool:
+        """Return whether the key is a file or a directory."""
+        if self._confinement is None:
+            return os.access(self._prefix + key, os.F_OK)  # an error of stat costs ten times this
+        return self.info(key) is not None
 
     def list_keys(self, prefix: str = "", after: str = "", limit: int = 1000) -> list[KeyInfo]:
         """Return files at any depth, see the contract. Links to a directory above are not entered.
