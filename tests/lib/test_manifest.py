@@ -16,7 +16,7 @@ SIZES = st.lists(st.integers(1, 2**32 - 1), min_size=1, max_size=50)
 def build(sizes: list[int]) -> Manifest:
     builder = ManifestBuilder()
     for number, size in enumerate(sizes):
-        builder.add(object_id_of(b"%d" % number), size)
+        builder.add(object_id_of(b"%d" % number), size, number)
     return builder.finish()
 
 
@@ -38,7 +38,9 @@ def test_the_layout_is_the_documented_one() -> None:
     encoded = build([5, 7]).encoded
     assert encoded[:20] == b"NXCM" + bytes([1, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0])
     assert encoded[20:56] == bytes.fromhex(object_id_of(b"0")) + bytes([5, 0, 0, 0])
-    assert len(encoded) == 20 + 2 * 36
+    assert encoded[56:64] == bytes(8)
+    assert encoded[100:108] == bytes([1]) + bytes(7)
+    assert len(encoded) == 20 + 2 * 44
 
 
 @pytest.mark.parametrize(
@@ -48,13 +50,13 @@ def test_the_layout_is_the_documented_one() -> None:
         b"NXCM",
         header(0, 0),
         header(1, 1),
-        header(1, 2**32 - 1) + bytes(36),
-        header(5, 1, magic=b"NXCN") + bytes(32) + b"\5\0\0\0",
-        header(5, 1, version=2) + bytes(32) + b"\5\0\0\0",
-        header(6, 1) + bytes(32) + b"\5\0\0\0",
-        header(0, 1) + bytes(36),
-        header(5, 1) + bytes(32) + b"\5\0\0\0" + b"\0",
-        header(5, 2) + bytes(32) + b"\5\0\0\0" + bytes(36),
+        header(1, 2**32 - 1) + bytes(44),
+        header(5, 1, magic=b"NXCN") + bytes(32) + b"\5\0\0\0" + bytes(8),
+        header(5, 1, version=2) + bytes(32) + b"\5\0\0\0" + bytes(8),
+        header(6, 1) + bytes(32) + b"\5\0\0\0" + bytes(8),
+        header(0, 1) + bytes(44),
+        header(5, 1) + bytes(32) + b"\5\0\0\0" + bytes(8) + b"\0",
+        header(5, 2) + bytes(32) + b"\5\0\0\0" + bytes(8) + bytes(44),
     ],
 )
 def test_what_is_malformed_is_refused(encoded: bytes) -> None:
@@ -102,7 +104,7 @@ def test_a_builder_copies_runs_of_another_manifest() -> None:
     manifest = build(sizes)
     builder = ManifestBuilder()
     builder.extend(manifest, 0, 5)
-    builder.add(manifest[5].object_id, sizes[5])
+    builder.add(manifest[5].object_id, sizes[5], 5)
     builder.extend(manifest, 6, 20)
     builder.extend(manifest, 20, 20)
     assert builder.finish().encoded == manifest.encoded

@@ -110,13 +110,17 @@ def _set_config_variable(file: str | None) -> None:
         os.environ[CONFIG_VARIABLE] = file
 
 
-def open_filesystem(options: Options) -> NexusFilesystem:
-    """Open what the options name. Errors: as :func:`nexus.sdk.connect`."""
+def open_filesystem(options: Options, *, accept_loss: bool = False) -> NexusFilesystem:
+    """Open what the options name, with ``accept_loss`` even where the newest commits are missing.
+
+    Errors: as :func:`nexus.sdk.connect`.
+    """
     # The kernel costs 60 ms of start-up, which --help need not pay.
     from nexus.sdk import connect
 
     with config_variable(environment(options).get(CONFIG_VARIABLE)):
-        return connect(options.explicit)
+        loss = {"accept_loss": True} if accept_loss else {}
+        return connect(dict(options.explicit) | loss)
 
 
 @contextmanager

@@ -39,7 +39,8 @@ def fsck(
     output = output_of(ctx, as_json)
     with ExitStack() as opened:
         try:
-            nx = opened.enter_context(open_filesystem(options_of(ctx)))
+            options = options_of(ctx)
+            nx = opened.enter_context(open_filesystem(options, accept_loss=repair))
         except CorruptionError as error:
             _print_check(output, _unopened(error))
             raise typer.Exit(EXIT_DIFFERS) from error

@@ -132,10 +132,16 @@ class MountManager:
     def restore(self, context: OperationContext, now_ns: int) -> None:
         """Mount everything that is remembered, outermost first."""
         prefix = _MOUNT_PREFIX + context.zone_id.encode() + b"\0"
-        for sealed in self._store.iterate(prefix):
-            point = sealed.key[len(prefix) :].decode()
-            record = msgspec.json.decode(sealed.payload, type=MountRecord)
-            self._router.add(context.zone_id, point, self._restored(point, record, context, now_ns))
+        for key, sealed in self._store.iterate_unverified(prefix):
+            point = key[len(prefix) :].decode("utf-8", "replace")
+            if sealed is None:
+                # Refusing calls there is right: what the mount shadows is not what was asked for.
+                problem = "its mount record is damaged; `nexus fsck --repair` drops it"
+                mount = Mount(point, "unknown", f"damaged at {point}", None, None, problem, True)
+            else:
+                record = msgspec.json.decode(sealed.payload, type=MountRecord)
+                mount = self._restored(point, record, context, now_ns)
+            self._router.add(context.zone_id, point, mount)
 
     def _restored(
         self, point: str, record: MountRecord, context: OperationContext, now_ns: int

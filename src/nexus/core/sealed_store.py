@@ -167,11 +167,11 @@ class SealedStore:
                 return
             after = page[-1].key
 
-    def iterate_unverified(self) -> Iterator[tuple[bytes, Sealed | None]]:
+    def iterate_unverified(self, prefix: bytes = b"") -> Iterator[tuple[bytes, Sealed | None]]:
         """Yield every key with its record, None where the seal does not match: for checkers."""
         after = b""
         while True:
-            page = self._store.scan(b"", after, SCAN_PAGE)
+            page = self._store.scan(prefix, after, SCAN_PAGE)
             for entry in page:
                 if entry.key != _HEAD_KEY:
                     yield entry.key, _verified(entry.key, entry.value)

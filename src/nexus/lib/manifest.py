@@ -8,7 +8,11 @@ block map. All numbers are unsigned and little endian::
     4       4      version, 1
     8       8      total size of the content in bytes
     16      4      number of chunks, at least 1
-    20      36     for each chunk: its BLAKE3 hash (32 bytes), its size in bytes (4)
+    20      44     for each chunk: its BLAKE3 hash (32 bytes), its size in bytes (4), its seal:
+                   XXH3-64 of its bytes (8)
+
+The hash names a chunk; the seal is what a read checks, at a fraction of the cost. The manifest's
+own hash covers both.
 
 Version 1 also stands for the chunking that made the list (:data:`DEFAULT_CHUNKING` in
 :mod:`nexus.lib.chunking`): other parameters give other ids, so they need another version.
@@ -32,8 +36,8 @@ VERSION = 1
 HASH_BYTES = 32
 
 _HEADER = struct.Struct("<4sIQI")
-_ENTRY = struct.Struct("<32sI")
-_ENTRY_SIZE = struct.Struct("<32xI")
+_ENTRY = struct.Struct("<32sIQ")
+_ENTRY_SIZE = struct.Struct("<32xI8x")
 
 
 class ManifestError(ValueError):
@@ -41,17 +45,18 @@ class ManifestError(ValueError):
 
 
 class ChunkRef(NamedTuple):
-    """One chunk of a content: the object that holds it, where it starts, and its size."""
+    """One chunk of a content: the object that holds it, where it starts, its size and seal."""
 
     object_id: str
     start: int
     size: int
+    seal: int
 
 
 class Manifest:
     """A decoded manifest. Immutable, so shared freely between threads.
 
-    Kept packed (44 bytes a chunk): a content of a tebibyte has about three million chunks.
+    Kept packed (52 bytes a chunk): a content of a tebibyte has about three million chunks.
     """
 
     __slots__ = ("_ends", "encoded", "size")
@@ -88,13 +93,13 @@ class Manifest:
     def __getitem__(self, index: int) -> ChunkRef:
         if not 0 <= index < len(self._ends):
             raise IndexError(index)
-        digest, size = _ENTRY.unpack_from(self.encoded, _HEADER.size + index * _ENTRY.size)
-        return ChunkRef(digest.hex(), self._ends[index] - size, size)
+        digest, size, seal = _ENTRY.unpack_from(self.encoded, _HEADER.size + index * _ENTRY.size)
+        return ChunkRef(digest.hex(), self._ends[index] - size, size, seal)
 
     def object_ids(self) -> Iterator[str]:
         """Yield the object id of every chunk, in order, repeated where a chunk repeats."""
         entries = memoryview(self.encoded)[_HEADER.size :]
-        return (digest.hex() for digest, _ in _ENTRY.iter_unpack(entries))
+        return (digest.hex() for digest, _, _ in _ENTRY.iter_unpack(entries))
 
     def index_at(self, position: int) -> int:
         """Return the index of the chunk that holds the byte at ``position`` (< size)."""
@@ -135,9 +140,9 @@ class ManifestBuilder:
         self._packed = bytearray()
         self._ends = array("Q")
 
-    def add(self, object_id: str, size: int) -> None:
-        """Append one chunk of ``size`` bytes (1 to 2**32 - 1)."""
-        self._packed += _ENTRY.pack(bytes.fromhex(object_id), size)
+    def add(self, object_id: str, size: int, seal: int) -> None:
+        """Append one chunk of ``size`` bytes (1 to 2**32 - 1) with the seal of its bytes."""
+        self._packed += _ENTRY.pack(bytes.fromhex(object_id), size, seal)
         self.size += size
         self._ends.append(self.size)
 

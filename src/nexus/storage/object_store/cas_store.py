@@ -22,6 +22,7 @@ from io import BytesIO
 from itertools import chain
 
 from blake3 import blake3
+from xxhash import xxh3_64_intdigest
 
 from nexus.contracts.errors import (
     ContentNotFoundError,
@@ -49,7 +50,7 @@ from nexus.lib.content_id import (
     object_id_of,
     parse_content_id,
 )
-from nexus.lib.manifest import Manifest, ManifestBuilder, ManifestError
+from nexus.lib.manifest import ChunkRef, Manifest, ManifestBuilder, ManifestError
 from nexus.storage.object_store.collection_guard import CollectionGuard, Flight
 from nexus.storage.object_store.verified_cache import VerifiedCache
 
@@ -149,7 +150,7 @@ class CasStore(ContentStoreABC):
         # What this write has stored itself (a run of zeros, say) needs no second look.
         if self._guard.hold(flight, object_id):
             self._put(object_id, chunk)
-        builder.add(object_id, len(chunk))
+        builder.add(object_id, len(chunk), xxh3_64_intdigest(chunk))
 
     def _write_manifest(self, flight: Flight, builder: ManifestBuilder) -> Content:
         manifest = builder.finish()
@@ -280,7 +281,7 @@ class CasStore(ContentStoreABC):
         self, etag: str, offset: int, count: int | None, piece_bytes: int
     ) -> Iterator[bytes]:
         chunked, object_id = parse_content_id("stream_content", etag)
-        pieces: Iterable[bytes]
+        pieces: Iterable[bytes | memoryview]
         if chunked:
             manifest = self._manifest("stream_content", etag, object_id)
             end = manifest.size if count is None else offset + count
@@ -290,7 +291,7 @@ class CasStore(ContentStoreABC):
             pieces = (data[offset:] if count is None else data[offset : offset + count],)
         for piece in pieces:
             for start in range(0, len(piece), piece_bytes):
-                yield piece[start : start + piece_bytes]
+                yield bytes(piece[start : start + piece_bytes])
 
     def content_size(self, etag: str) -> int:
         """Return the size in bytes, from verified bytes."""
@@ -308,7 +309,7 @@ class CasStore(ContentStoreABC):
         end: int,
         *,
         keep: bool = False,
-    ) -> Iterator[bytes]:
+    ) -> Iterator[bytes | memoryview]:
         """Yield the bytes from ``start`` up to ``end``, a chunk at a time.
 
         With ``keep``, a chunk of which only a part was wanted stays in the cache: the next call
@@ -318,15 +319,24 @@ class CasStore(ContentStoreABC):
             data = self._chunks.get(chunk.object_id)
             partial = start > chunk.start or end < chunk.start + chunk.size
             if data is None:
-                data = self._object(operation, etag, chunk.object_id, chunk.size)
-                if len(data) != chunk.size:
-                    reason = f"its chunk {chunk.object_id} has {len(data)} bytes"
-                    raise _damaged(operation, etag, etag.rpartition(":")[2], reason)
+                data = self._chunk(operation, etag, chunk)
                 if keep and partial and len(data) > UNCACHED_BYTES:
                     self._chunks.put(chunk.object_id, data, len(data))
             if partial:
-                data = data[max(0, start - chunk.start) : end - chunk.start]
-            yield data
+                yield memoryview(data)[max(0, start - chunk.start) : end - chunk.start]
+            else:
+                yield data
+
+    def _chunk(self, operation: str, etag: str, chunk: ChunkRef) -> bytes:
+        """Fetch a chunk and check its seal, which the hash of the manifest vouches for."""
+        object_id = chunk.object_id
+        try:
+            data = self._fetch(object_id[:2] + "/" + object_id[2:], 0, chunk.size)
+        except ContentNotFoundError as error:
+            raise _missing(operation, etag, object_id) from error
+        if len(data) != chunk.size or xxh3_64_intdigest(data) != chunk.seal:
+            raise _damaged(operation, etag, object_id, "its bytes do not match its seal")
+        return data
 
     def _manifest(self, operation: str, etag: str, object_id: str) -> Manifest:
         manifest = self._manifests.get(object_id)
