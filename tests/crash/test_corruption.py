@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from nexus.contracts.errors import (
@@ -20,6 +21,7 @@ from nexus.contracts.errors import (
     PathNotFoundError,
 )
 from nexus.factory.boot import Settings, boot
+from nexus.factory.drivers import LABEL_KEY, VolumeLabel
 from nexus.lib.content_id import object_id_of
 from nexus.sdk import NexusFilesystem, fsck
 
@@ -108,6 +110,11 @@ def outcome(nx: NexusFilesystem, question: Question) -> Any:
 def build(path: Path, *, killed: bool) -> Store:
     """Make a store; ``killed`` leaves it as SIGKILL would, with changes in the log only."""
     rng = random.Random(1)
+    # A store keeps the id that its content is labelled with: keys, and so pages, are the same in
+    # every run.
+    (path / "content").mkdir(parents=True)
+    label = VolumeLabel("0123456789abcdef", "0123456789abcdef").sealed()
+    (path / "content" / LABEL_KEY).write_bytes(msgspec.json.encode(label))
     with opened(path) as nx:
         fill(nx, rng)
         change(nx, rng)
@@ -410,6 +417,32 @@ def test_a_deleted_record_is_found_by_name_and_restored(
         problems = fsck(nx).problems
         assert any(problem.object == "/docs/0/file4" for problem in problems)
         assert not any(problem.repaired for problem in problems)
+        assert fsck(nx, repair=True).clean
+        assert_all_right(nx, closed_store)
+
+
+@pytest.mark.parametrize("how", ["damaged", "deleted"])
+def test_a_lost_root_record_hinders_neither_opening_nor_repair(
+    closed_store: Store, tmp_path: Path, how: str
+) -> None:
+    path = copied(closed_store, tmp_path / "copy")
+    key, value = current_record(path, "\0/")
+    if how == "deleted":
+        delete_row(path, key)
+    else:
+        stored = (path / "meta.db").read_bytes()
+        flip(path / "meta.db", stored.index(value) + len(value) - 3, 5)
+    with opened(path) as nx:
+        with pytest.raises(CorruptionError) as caught:
+            nx.list("/")
+        assert caught.value.hint
+        with pytest.raises(CorruptionError):
+            nx.write("/new", b"data")
+        assert nx.read("/docs/0/file4") == closed_store.answers["read", "/docs/0/file4"]
+        assert any(
+            problem.object.startswith("/ ") or problem.object == "/"
+            for problem in fsck(nx).problems
+        )
         assert fsck(nx, repair=True).clean
         assert_all_right(nx, closed_store)
 

@@ -87,9 +87,9 @@ class InodeVolume(Volume):
         self._durable = durable
 
     def ensure_root(self, actor: Actor) -> None:
-        """Create the root record of a new volume."""
+        """Create the root record of a new volume, which has no history either."""
         try:
-            is_new = self.table.get("/") is None
+            is_new = self.table.get("/") is None and next(self.table.all_versions(), None) is None
         except CorruptionError:
             return  # open all the same: what is whole stays readable, and fsck can run
         if is_new:
@@ -102,6 +102,8 @@ class InodeVolume(Volume):
     def stat(self, relative: str) -> Stat | None:
         inode = self.table.get(relative)
         if inode is None:
+            if relative == "/":
+                raise self._rootless("stat")
             return None
         stat = inode.stat
         if stat is None:
@@ -110,6 +112,14 @@ class InodeVolume(Volume):
         if answer["attributes"]:
             answer["attributes"] = dict(answer["attributes"])
         return answer
+
+    def _rootless(self, operation: str) -> CorruptionError:
+        return CorruptionError(
+            operation,
+            self.absolute("/"),
+            "the record of the volume's root is missing",
+            hint="run `nexus fsck --repair`",
+        )
 
     def _build_stat(self, relative: str, inode: Inode) -> Stat:
         meta = inode.meta
@@ -421,6 +431,8 @@ class InodeVolume(Volume):
         above = parent(relative)
         meta = txn.get(self.table, above)
         if meta is None:
+            if above == "/":
+                raise self._rootless(operation)
             if not create:
                 self._explain_missing(operation, relative)
                 raise missing_parent(operation, self.absolute(relative), self.absolute(above))

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import ConfigError
-from nexus.contracts.metadata import DT_MOUNT
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import TransportABC
 from nexus.core.flusher import Flusher
@@ -59,7 +58,9 @@ def boot(
     context = OperationContext(settings.user or _local_user(), is_admin=True)
     disk = disk or Disk()
     with ExitStack() as undo:
-        storage = _in_memory() if settings.data_dir == IN_MEMORY else _on_disk(settings, disk)
+        storage = (
+            _in_memory(clock_ns) if settings.data_dir == IN_MEMORY else _on_disk(settings, disk)
+        )
         undo.callback(storage.release)
         registry = DriverRegistry(storage.owner_id, disk, clock_ns, durable=storage.was_left_synced)
         nx = NexusFS(
@@ -71,9 +72,13 @@ def boot(
             lock_timeout_s=settings.lock_timeout_s,
         )
         root = registry.root_store(storage.transport, storage.name)
-        nx.sys_setattr("/", entry_type=DT_MOUNT, backend=root)
+        # Not by sys_setattr, which answers with a stat: a damaged root record must not keep the
+        # filesystem from opening, or nobody could repair it.
+        actor = Actor(context, clock_ns())
+        nx.mounts.mount("/", root, actor)
+        nx.mounts.restore(context, actor.now_ns)
         if storage.was_cut_off:
-            recover(nx, Actor(context, clock_ns()))
+            recover(nx, actor)
         storage.finish()
         undo.pop_all()
     if storage.metastore.capabilities.persistent and not durable:
@@ -122,11 +127,12 @@ class _Storage:
         self._undo.close()
 
 
-def _in_memory() -> _Storage:
+def _in_memory(clock_ns: Callable[[], int]) -> _Storage:
     undo = ExitStack()
     metastore = MemoryMetastore()
     undo.callback(metastore.close)
-    return _Storage(metastore, MemoryTransport(), "cas_memory", None, undo)
+    transport = MemoryTransport(clock_ns=clock_ns)
+    return _Storage(metastore, transport, "cas_memory", None, undo)
 
 
 def _on_disk(settings: Settings, disk: Disk) -> _Storage:

@@ -149,7 +149,9 @@ class DriverRegistry:
 
     def _cas_memory(self, options: _Options) -> ObjectStoreABC:
         options.finish()
-        return self.content_store(MemoryTransport(), "cas_memory", adopt=False)
+        return self.content_store(
+            MemoryTransport(clock_ns=self._clock_ns), "cas_memory", adopt=False
+        )
 
     def _path_local(self, options: _Options) -> ObjectStoreABC:
         root = options.folder("root", create=False)
@@ -161,7 +163,9 @@ class DriverRegistry:
     def _path_memory(self, options: _Options) -> ObjectStoreABC:
         options.finish()
         volume_id = "path-" + secrets.token_hex(8)
-        return PathStore(MemoryTransport(), name="path_memory", volume_id=volume_id)
+        return PathStore(
+            MemoryTransport(clock_ns=self._clock_ns), name="path_memory", volume_id=volume_id
+        )
 
 
 class _Options:
