@@ -428,18 +428,18 @@ class InodeVolume(Volume):
     def _ensure_parent(
         self, txn: Transaction, operation: str, relative: str, create: bool, actor: Actor
     ) -> None:
+        missing_ones: list[str] = []
         above = parent(relative)
-        meta = txn.get(self.table, above)
-        if meta is None:
-            if above == "/":
-                raise self._rootless(operation)
+        while (meta := txn.get(self.table, above)) is None:
             if not create:
                 self._explain_missing(operation, relative)
                 raise missing_parent(operation, self.absolute(relative), self.absolute(above))
-            self._ensure_parent(txn, operation, above, create, actor)
-            self._put_directory(txn, above, actor)
-        elif meta.entry_type not in DIRECTORY_TYPES:
+            missing_ones.append(above)
+            above = parent(above)
+        if meta.entry_type not in DIRECTORY_TYPES:
             raise not_directory(operation, self.absolute(relative), self.absolute(above))
+        for path in reversed(missing_ones):
+            self._put_directory(txn, path, actor)
 
     def _put_directory(
         self, txn: Transaction, relative: str, actor: Actor, source: Stat | None = None

@@ -475,6 +475,8 @@ class NexusFS(NexusFilesystem):
         zone_id = (context or self._context).zone_id
         volume, relative = self._route("readdir", path, zone_id)
         if isinstance(volume, SysVolume):
+            if recursive:
+                raise NotSupportedError("readdir", path, "views are listed one at a time")
             return volume.readdir(relative, limit, cursor, details)
         after = normalize("readdir", cursor) if cursor else ""
         query = _Query(path, zone_id, recursive, limit, after, details)

@@ -16,6 +16,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from heapq import heappop, heappush
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -250,21 +251,25 @@ class PathVolume(Volume):
     def _walk(self, relative: str, after: str) -> Iterator[KeyInfo]:
         """Yield everything beneath a directory, bytewise by path, after the path ``after``.
 
-        What lies in a directory sorts as ``name/…``, so it comes after siblings such as
-        ``name.txt`` and ``name-1``: each directory waits until the next sibling is past it.
+        A merge of the directories that have been met and are not exhausted: what lies in one
+        sorts as ``name/…``, so among siblings such as ``name.txt`` and ``name-1``.
         """
-        waiting: list[KeyInfo] = []
-        for info in self._children(relative):
-            while waiting and waiting[0].key + "/" < info.key:
-                yield from self._walk("/" + waiting.pop(0).key, after)
+        waiting: list[tuple[str, KeyInfo, Iterator[KeyInfo]]] = []
+
+        def advance(listing: Iterator[KeyInfo]) -> None:
+            info = next(listing, None)
+            if info is not None:
+                heappush(waiting, (info.key, info, listing))
+
+        advance(self._children(relative))
+        while waiting:
+            _, info, listing = heappop(waiting)
             if "/" + info.key > after:
                 yield info
+            advance(listing)
             enters = info.is_directory and not info.is_linked
             if enters and f"/{info.key}0" > after:  # "0" follows "/"
-                waiting.append(info)
-                waiting.sort(key=lambda directory: directory.key + "/")
-        for directory in waiting:
-            yield from self._walk("/" + directory.key, after)
+                advance(self._children("/" + info.key))
 
     def versions(self, relative: str, after_revision: int) -> Iterator[Stat]:
         for version in self.table.versions(relative, after_revision):
@@ -404,16 +409,18 @@ class PathVolume(Volume):
     def _ensure_parent(
         self, txn: Transaction, operation: str, relative: str, create: bool, actor: Actor
     ) -> None:
+        missing_ones: list[str] = []
         above = parent(relative)
-        info = self._info(operation, above)
-        if info is None:
+        while (info := self._info(operation, above)) is None:
             if not create:
                 self._explain_missing(operation, relative)
                 raise missing_parent(operation, self.absolute(relative), self.absolute(above))
-            self._ensure_parent(txn, operation, above, create, actor)
-            self._make_directory(txn, operation, above, actor)
-        elif not info.is_directory:
+            missing_ones.append(above)
+            above = parent(above)
+        if not info.is_directory:
             raise not_directory(operation, self.absolute(relative), self.absolute(above))
+        for path in reversed(missing_ones):
+            self._make_directory(txn, operation, path, actor)
 
     def _make_directory(
         self, txn: Transaction, operation: str, relative: str, actor: Actor

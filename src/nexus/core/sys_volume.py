@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NoReturn
 
-from nexus.contracts.errors import AccessDeniedError, InvalidArgumentError
+from nexus.contracts.errors import AccessDeniedError, InvalidArgumentError, NotSupportedError
 from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
 from nexus.contracts.metadata import (
     DEFAULT_DIRECTORY_MODE,
@@ -131,7 +131,7 @@ class SysVolume(Volume):
         return list(_DIRECTORIES) if relative == "/" else []
 
     def entries(self, relative: str, after: str = "") -> Iterator[Stat]:
-        return iter(self.readdir(relative, None, None, True))
+        raise NotSupportedError("readdir", self.absolute(relative), "views hold no files")
 
     def subtree(self, relative: str, after: str = "") -> Iterator[Stat]:
         return self.entries(relative)
@@ -210,7 +210,7 @@ class SysVolume(Volume):
 def _position(cursor: str | None, parts: int) -> tuple[int, ...]:
     if cursor is None:
         return (0,) * parts
-    fields = cursor.split(".")
+    fields = cursor.split(".") if isinstance(cursor, str) else []
     if len(fields) != parts or not all(field.isdecimal() for field in fields):
         raise InvalidArgumentError("readdir", None, f"{cursor!r} is not a cursor of this listing")
     return tuple(int(field) for field in fields)

@@ -50,12 +50,12 @@ def parse_content_id(operation: str, etag: str) -> tuple[bool, str]:
 
     Errors: InvalidArgumentError, naming ``operation``, for anything but a well-formed id.
     """
-    match = _match_content_id(etag)
+    match = _match_content_id(etag) if isinstance(etag, str) else None
     if match is None:
         raise InvalidArgumentError(
             operation,
             None,
-            f"{etag[:80]!r} is not a content id",
+            f"{str(etag)[:80]!r} is not a content id",
             hint="an id is b3: or b3c: and 64 lower-case hexadecimal digits",
         )
     return match[1] == "c", match[2]

@@ -157,13 +157,7 @@ class NexusFilesystem(Syscalls):
         take part in a commit.
         """
         pairs = items.items() if isinstance(items, Mapping) else items
-        requests = [
-            item
-            if isinstance(item, WriteRequest)
-            else WriteRequest(item[0], _bytes("write_batch", item[0], item[1]))
-            for item in pairs
-        ]
-        return self._write_many(requests, context)
+        return self._write_many([_request(item) for item in pairs], context)
 
     def read_batch(
         self,
@@ -399,6 +393,14 @@ def _precondition(if_match: str | None, if_none_match: str | None) -> Preconditi
     if if_match is None and if_none_match is None:
         return None
     return Precondition(if_match, if_none_match)
+
+
+def _request(item: tuple[str, Buffer | str] | WriteRequest) -> WriteRequest:
+    if isinstance(item, WriteRequest):
+        return item
+    if not isinstance(item, tuple) or len(item) != 2:
+        raise InvalidArgumentError("write_batch", None, f"{item!r} is no (path, bytes) pair")
+    return WriteRequest(item[0], _bytes("write_batch", item[0], item[1]))
 
 
 def _bytes(
