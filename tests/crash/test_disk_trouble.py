@@ -94,7 +94,7 @@ def test_a_full_disk_refuses_writes_whole_and_is_emptied_without_reopening(
     run_on_small_disk(full_disk_body, str(tmp_path), size_bytes=20 << 20)
 
 
-# -- failing syncs and writes -------------------------------------------------------------------
+# -- failing syncs and writes ------------------------------------------
 
 
 def strict(path: Path, disk: FaultyDisk) -> NexusFilesystem:
@@ -204,7 +204,7 @@ def test_a_failing_disk_at_creation_leaves_what_the_next_start_finishes(tmp_path
                 assert fsck(nx).clean
 
 
-# -- disks and folders that take no writes -------------------------------------------------------
+# -- disks and folders that take no writes ------------------------------------------
 
 
 def read_only_body(mount_point: str) -> None:
