@@ -83,3 +83,21 @@ def test_after_a_kill_nothing_is_undone(live, tmp_path):
     shutil.copytree(data_dir, left)
     with connect({"data_dir": str(left)}) as again:
         assert again.read("/late") == b"acknowledged"
+
+
+def test_a_second_cut_does_not_undo_what_came_after_the_first_recovery(live, tmp_path):
+    nx, data_dir = live
+    durable = objects(data_dir)
+    nx.write("/kept", b"lost")
+    first = tmp_path / "first"
+    power_cut(data_dir, first)
+    for path in objects(first) - durable:
+        (first / path).unlink()
+    second = tmp_path / "second"
+    with connect({"data_dir": str(first), "durability": "strict"}) as again:
+        again.write("/precious", b"synced before it was acknowledged")
+        power_cut(first, second)
+    with connect({"data_dir": str(second)}) as once_more:
+        assert once_more.read("/precious") == b"synced before it was acknowledged"
+        assert once_more.read("/kept") == b"before the barrier"
+        assert fsck(once_more).clean
