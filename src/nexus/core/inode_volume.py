@@ -431,6 +431,10 @@ class InodeVolume(Volume):
         missing_ones: list[str] = []
         above = parent(relative)
         while (meta := txn.get(self.table, above)) is None:
+            if above == "/":
+                raise CorruptionError(
+                    operation, self.point, "its root record is missing", hint="run `nexus fsck`"
+                )
             if not create:
                 self._explain_missing(operation, relative)
                 raise missing_parent(operation, self.absolute(relative), self.absolute(above))

@@ -28,6 +28,7 @@ from nexus.contracts.errors import (
     NexusError,
     NotSupportedError,
     PathNotFoundError,
+    StorageError,
 )
 from nexus.contracts.file_events import (
     DIR_CREATE,
@@ -412,6 +413,8 @@ class PathVolume(Volume):
         missing_ones: list[str] = []
         above = parent(relative)
         while (info := self._info(operation, above)) is None:
+            if above == "/":
+                raise StorageError(operation, self.point, "the folder behind the mount is gone")
             if not create:
                 self._explain_missing(operation, relative)
                 raise missing_parent(operation, self.absolute(relative), self.absolute(above))
