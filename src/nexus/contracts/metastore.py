@@ -112,6 +112,14 @@ class MetastoreABC(ABC):
     def revision(self) -> int:
         """Return the revision of the last commit, 0 for a new store."""
 
+    def check(self) -> list[str]:
+        """Return what the store finds wrong with its own structure; empty when it looks whole.
+
+        For a checker: a damaged index can hide from a lookup what a scan still finds. The cost
+        grows with the store. Errors: as :meth:`get`.
+        """
+        return []
+
     @abstractmethod
     def close(self) -> None:
         """Sync and release everything. Idempotent; later calls raise ClosedError."""

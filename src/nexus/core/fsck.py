@@ -127,7 +127,10 @@ class Checker:
 
     def _check_records(self, head: Head | None, repair: bool) -> None:
         records, total = 0, 0
+        restore = "restore the data directory from a backup, or export what is readable"
         try:
+            for finding in self._store.check():
+                self._found("metastore", finding, restore)
             for key, record in self._store.iterate_unverified():
                 if record is None:
                     self._damaged(key, repair)
@@ -138,7 +141,7 @@ class Checker:
                 if records % 1000 == 0:
                     self._progress("records", records)
         except CorruptionError as error:
-            self._found("metastore", error.reason, "restore the data directory from a backup")
+            self._found("metastore", error.reason, restore)
         self._report.records = records
         advice = "`nexus fsck --repair` counts anew"
         if head is None:

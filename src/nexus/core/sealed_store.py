@@ -234,6 +234,10 @@ class SealedStore:
             callback()
         return head
 
+    def check(self) -> list[str]:
+        """Return what the driver finds wrong with its own structure."""
+        return self._store.check()
+
     def sync(self) -> None:
         """Make every commit so far survive a power cut. Errors: StorageFailedError."""
         self._store.sync()

@@ -590,3 +590,16 @@ def a_store_that_never_fitted_leaves_no_trace(directory: str) -> None:
 
 def test_creation_on_a_full_disk_fails_whole(tmp_path):
     run_on_small_disk(a_store_that_never_fitted_leaves_no_trace, str(tmp_path), size_bytes=1 << 20)
+
+
+def test_the_stores_own_check_finds_a_damaged_tree(tmp_path):
+    path = tmp_path / "meta.db"
+    with closing(SqliteMetastore(str(path), disk=Disk(), create=True)) as store:
+        store.commit(Batch([(b"key-%05d" % n, bytes(200)) for n in range(500)]))
+        assert store.check() == []
+    data = bytearray(path.read_bytes())
+    leaf = data.rindex(b"key-00499") // 4096 * 4096
+    data[leaf + 8] ^= 0x10  # a pointer to a cell, in the page's header
+    path.write_bytes(data)
+    with closing(SqliteMetastore(str(path), disk=Disk(), create=False)) as store:
+        assert store.check()

@@ -279,6 +279,19 @@ class SqliteMetastore(MetastoreABC):
             raise request.error
         return request.revision
 
+    def check(self) -> list[str]:
+        """Return what SQLite's own check finds, at most 20 lines. Errors: as :meth:`get`."""
+        connection = connect(self._path, query_only=True)
+        try:
+            rows = connection.execute("PRAGMA integrity_check(20)").fetchall()
+        except sqlite3.Error as error:
+            if is_damage(error):
+                return [str(error)]
+            raise database_error("check", self._path, error) from error
+        finally:
+            connection.close()
+        return [str(row[0]) for row in rows if row != ("ok",)]
+
     def sync(self) -> None:
         """Make every acknowledged commit survive a power cut. Errors: StorageFailedError."""
         with self._turn:

@@ -111,6 +111,12 @@ def connect(path: str, *, query_only: bool = False) -> sqlite3.Connection:
     try:
         for setting in (*_SETTINGS, f"query_only={query_only:d}"):
             connection.execute(f"PRAGMA {setting}").fetchall()
+    except UnicodeDecodeError as error:
+        # SQLite's message quotes what it stumbled over.
+        connection.close()
+        damage = sqlite3.DatabaseError("damaged text in the schema")
+        damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise damage from error
     except sqlite3.Error:
         connection.close()
         raise
