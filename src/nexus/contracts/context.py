@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nexus.contracts.errors import InvalidArgumentError
+
 ROOT_ZONE_ID = "root"
 """The one zone of a standalone filesystem."""
 
@@ -22,3 +24,10 @@ class OperationContext:
     groups: tuple[str, ...] = ()
     is_admin: bool = False
     run_id: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be recorded. Errors: InvalidArgumentError."""
+        for name in ("user_id", "agent_id", "zone_id", "run_id"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (value is not None or name in ("user_id", "zone_id")):
+                raise InvalidArgumentError("context", None, f"{name} is {value!r}, not text")

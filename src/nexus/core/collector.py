@@ -48,7 +48,9 @@ class Collector:
         store: SealedStore,
         list_volumes: Callable[[], list[Volume]],
         clock_ns: Callable[[], int],
+        sync: Callable[[], None],
     ) -> None:
+        self._sync = sync
         self._store = store
         self._list_volumes = list_volumes
         self._clock_ns = clock_ns
@@ -79,6 +81,9 @@ class Collector:
             for volume in volumes:
                 if isinstance(volume, InodeVolume | PathVolume):
                     self._prune_versions(volume.table, keep_from, report, progress)
+            if not dry_run:
+                # What supersedes the content to be set aside must survive a power cut first.
+                self._sync()
             grace_start_ns = now_ns - round(grace_s * 1e9)
             for volume in volumes:
                 if isinstance(volume, InodeVolume):

@@ -39,6 +39,7 @@ from nexus.core.router import VFSRouter
 from nexus.core.sealed_store import SealedStore
 from nexus.core.sys_volume import SYS_POINT
 from nexus.core.volume import Actor, Volume
+from nexus.lib.paths import is_same_or_below
 
 OpenDriver = Callable[[Mapping[str, Any]], tuple[ObjectStoreABC, dict[str, Any]]]
 """Opens what a description asks for; returns it with the description to remember."""
@@ -93,6 +94,11 @@ class MountManager:
         zone_id = actor.context.zone_id
         if self._router.at(point, zone_id) is not None:
             raise PathExistsError("mount", point, "something is mounted here already")
+        if is_same_or_below(point, SYS_POINT):
+            raise BusyError("mount", point, f"{SYS_POINT} is the kernel's own")
+        below = [p for p in self._router.points_below(point, zone_id) if p != SYS_POINT]
+        if below:
+            raise BusyError("mount", point, f"{below[0]} is mounted beneath it")
         driver, description = self._open(point, backend)
         try:
             self._check_unused(point, zone_id, driver)
@@ -118,6 +124,9 @@ class MountManager:
         below = self._router.points_below(point, zone_id)
         if below:
             raise BusyError("unmount", point, f"{below[0]} is mounted beneath it")
+        mounted = self._router.at(point, zone_id)
+        if mounted is not None and mounted.volume is not None:
+            mounted.volume.sync()  # no later sync of the filesystem reaches it
         with Transaction(self._store) as txn:
             record = self._store.get(_record_key(zone_id, point))
             if record is not None:

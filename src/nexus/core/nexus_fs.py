@@ -71,6 +71,8 @@ _ATTRIBUTE_TYPES: Mapping[str, tuple[type, ...]] = {
     "attributes": (Mapping,),
 }
 MAX_TEXT_BYTES = 255
+MAX_WRITE_END = 1 << 36
+"""Where a write at an offset may end: a gap is filled with zeros while the file is locked."""
 MAX_TIME_S = 253_402_300_799
 """The last second of the year 9999, beyond which calendars in most languages end."""
 _PATH = itemgetter("path")
@@ -106,7 +108,7 @@ class NexusFS(NexusFilesystem):
         self.router: VFSRouter[Mount] = VFSRouter()
         self.locks = VFSLockManager(lock_timeout_s)
         self.mounts = MountManager(self.router, self.store, open_driver, durable=durable)
-        self.collector = Collector(self.store, self.volumes, clock_ns)
+        self.collector = Collector(self.store, self.volumes, clock_ns, self._sync)
         self._context = context
         self._clock_ns = clock_ns
         self._durable = durable
@@ -145,7 +147,7 @@ class NexusFS(NexusFilesystem):
         volume, relative = self._route("read", path, zone_id)
         if volume.immutable_content:
             return volume.read("read", relative, count, offset, version)
-        with self.locks.read(f"/{zone_id}{path}"):
+        with self.locks.read(_lock_key(zone_id, path)):
             volume, relative = self._route("read", path, zone_id)
             return volume.read("read", relative, count, offset, version)
 
@@ -168,6 +170,8 @@ class NexusFS(NexusFilesystem):
                     "write", path, f"count is {count} but buf has {len(data)} bytes"
                 )
             data = data[:count]
+        if offset + len(data) > MAX_WRITE_END:
+            raise InvalidArgumentError("write", path, f"the end is past {MAX_WRITE_END} bytes")
         actor = self._actor(context)
         with self._locked(actor, path), Transaction(self.store) as txn:
             volume, relative = self._route("write", path, actor.context.zone_id)
@@ -202,8 +206,15 @@ class NexusFS(NexusFilesystem):
                 Transaction(self.store) as txn,
             ):
                 answers = []
+                stored_in = iter(prepared)
                 for path, request, content in zip(paths, requests, contents, strict=True):
                     volume, relative = self._route(operation, path, actor.context.zone_id)
+                    if (content is None) != (request.append or not volume.atomic_batch) or (
+                        content is not None and next(stored_in)[0] is not volume
+                    ):
+                        raise BusyError(
+                            operation, path, "the mount changed meanwhile", hint="retry"
+                        )
                     answers.append(volume.write(txn, operation, relative, request, content, actor))
                 revision = txn.commit(durable=self._durable) if answers else 0
         finally:
@@ -283,7 +294,7 @@ class NexusFS(NexusFilesystem):
             if request.create and request.parents:
                 volume, relative = self._route(operation, path, zone_id)
                 path = volume.absolute(volume.first_missing(relative))
-            wanted.add(f"/{zone_id}{path}")
+            wanted.add(_lock_key(zone_id, path))
         return wanted
 
     def sys_copy(self, src: str, dst: str, *, context: OperationContext | None = None) -> Stat:
@@ -373,6 +384,8 @@ class NexusFS(NexusFilesystem):
     def _mount(self, path: str, attrs: dict[str, Any], actor: Actor) -> None:
         backend = attrs.pop("backend", None)
         _check_no_more(path, attrs)
+        if actor.context.zone_id != self._context.zone_id:
+            raise NotSupportedError("mount", path, "only the filesystem's own zone has mounts")
         with self._locked(actor, path):
             self.mounts.mount(path, backend, actor)
         if path == "/":
@@ -486,7 +499,7 @@ class NexusFS(NexusFilesystem):
             # Moving a directory rewrites its record: an equal revision says that it stayed.
             if self._check_directory(volume, relative, path) == before:
                 return page
-        with self.locks.read(f"/{zone_id}{path}"):
+        with self.locks.read(_lock_key(zone_id, path)):
             volume, relative = self._route("readdir", path, zone_id)
             self._check_directory(volume, relative, path)
             return self._page(volume, relative, query)
@@ -654,16 +667,16 @@ class NexusFS(NexusFilesystem):
         return mount.volume, relative
 
     def _locked(self, actor: Actor, path: str) -> Any:
-        return self.locks.write(f"/{actor.context.zone_id}{path}")
+        return self.locks.write(_lock_key(actor.context.zone_id, path))
 
     def _lock_pair(
         self, held: ExitStack, source: str, target: str, actor: Actor, *, shared_source: bool
     ) -> None:
-        zone = f"/{actor.context.zone_id}"
+        source, target = (_lock_key(actor.context.zone_id, path) for path in (source, target))
         if shared_source:
-            held.enter_context(self.locks.copy_pair(zone + source, zone + target))
+            held.enter_context(self.locks.copy_pair(source, target))
         else:
-            held.enter_context(self.locks.write_many((zone + source, zone + target)))
+            held.enter_context(self.locks.write_many((source, target)))
 
     def _pair(
         self, operation: str, source: str, target: str, actor: Actor
@@ -714,6 +727,11 @@ def _unshadowed(stats: Iterator[Stat], points: list[str]) -> Iterator[Stat]:
         path = stat["path"]
         if not any(path == point or is_below(path, point) for point in points):
             yield stat
+
+
+def _lock_key(zone_id: str, path: str) -> str:
+    """Return what the VFS lock calls a path; the root covers its whole zone."""
+    return f"/{zone_id}" if path == "/" else f"/{zone_id}{path}"
 
 
 def _check_range(operation: str, path: str, count: int | None, offset: int) -> None:

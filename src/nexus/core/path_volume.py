@@ -526,6 +526,7 @@ class PathVolume(Volume):
         info = self._source(txn, "copy", source, target, actor)
         if not info.is_directory:
             copied = self._ask("copy", source, self._store.copy, _key(source), _key(target))
+            self._sync_if_durable()
             stat = self._build_stat(source, info)
             self._put_copy(txn, target, stat, copied, actor)
             return 1

@@ -6,10 +6,9 @@ the commits, but content that the newest of them name may be missing or torn. A 
 nothing, so nothing is done after one. Unix counterpart: journal replay with data=ordered.
 
 Method: the barrier record says up to which revision content is durable. Content written after it
-is verified in commit order; at the first revision with damaged content, every path that changed
-since returns to its state before, read from its version records, in one commit. So no commit is
-ever kept in half. Cost: the content written since the barrier, plus, only where something was
-lost, one pass over the version records.
+is verified; from the first revision with damaged content on, every path that changed returns to its
+state before, read from its version records, in one commit. So no commit is ever kept in half.
+Cost: a pass over the version records, and reading the content written since the barrier.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from collections.abc import Iterator
 from itertools import groupby
 from operator import attrgetter
 
-from nexus.contracts.errors import ContentNotFoundError, CorruptionError, PathNotFoundError
-from nexus.contracts.file_events import DIR_CREATE, DIR_DELETE, FILE_DELETE, FILE_WRITE, FileEvent
+from nexus.contracts.errors import ContentNotFoundError, CorruptionError
+from nexus.contracts.file_events import DIR_CREATE, DIR_DELETE, FILE_DELETE, FILE_WRITE
 from nexus.contracts.metadata import DT_REG
-from nexus.core.inode_table import Transaction, Version, journal
+from nexus.core.inode_table import Transaction, Version
 from nexus.core.inode_volume import InodeVolume
 from nexus.core.nexus_fs import NexusFS
 from nexus.core.volume import Actor
@@ -32,7 +31,7 @@ def recover(nx: NexusFS, actor: Actor) -> int | None:
 
     Returns the revision whose state is kept, or None where nothing was lost.
     """
-    lost = _first_lost_revision(nx, actor)
+    lost = _first_lost_revision(nx)
     if lost is not None:
         _undo_from(nx, lost, actor)
     nx.sync()  # the barrier moves on, so that a later recovery does not meet this loss again
@@ -50,27 +49,28 @@ def _undo_from(nx: NexusFS, lost: int, actor: Actor) -> None:
         txn.commit(durable=True)
 
 
-def _first_lost_revision(nx: NexusFS, actor: Actor) -> int | None:
-    verified: set[str] = set()
+def _first_lost_revision(nx: NexusFS) -> int | None:
+    """Return the revision of the first commit after the barrier with content that is not whole."""
     barrier = nx.barrier()
-    for _, event in journal(nx.store, (barrier, (1 << 32) - 1) if barrier else (0, 0)):
-        if event.kind == FILE_WRITE and event.etag not in verified:
-            if not _is_whole(nx, event, actor):
-                return event.revision
-            verified.add(event.etag)
-    return None
+    lost: int | None = None
+    for volume in nx.volumes():
+        if isinstance(volume, InodeVolume):
+            states: dict[str, bool] = {}
+            for version in volume.table.all_versions():
+                etag = version.meta.etag if version.meta else ""
+                if not etag or version.revision <= barrier:
+                    continue
+                if etag not in states:
+                    states[etag] = _is_whole(volume, etag)
+                if not states[etag]:
+                    lost = version.revision if lost is None else min(lost, version.revision)
+    return lost
 
 
-def _is_whole(nx: NexusFS, event: FileEvent, actor: Actor) -> bool:
-    try:
-        volume = nx.router.route(event.path, actor.context.zone_id).mount.volume
-    except PathNotFoundError:
-        return True
-    if not isinstance(volume, InodeVolume) or not event.etag.startswith("b3"):
-        return True
+def _is_whole(volume: InodeVolume, etag: str) -> bool:
     content = volume.content_store()
     try:
-        for object_id in content.objects_of(event.etag):
+        for object_id in content.objects_of(etag):
             content.verify_object(object_id)
     except (ContentNotFoundError, CorruptionError):
         return False

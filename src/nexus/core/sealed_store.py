@@ -28,7 +28,13 @@ from typing import NamedTuple
 
 import xxhash
 
-from nexus.contracts.errors import ConflictError, CorruptionError, NexusError, NoSpaceError
+from nexus.contracts.errors import (
+    ConflictError,
+    CorruptionError,
+    NexusError,
+    NoSpaceError,
+    StorageFailedError,
+)
 from nexus.contracts.metastore import Batch, Condition, MetastoreABC
 
 _PREFIX_BYTES = 16  # seal, revision; both big-endian
@@ -279,6 +285,15 @@ class SealedStore:
                 # On a full disk a deletion may still fit where the whole group does not.
                 for ticket in tickets:
                     self._try_group_locked([ticket])
+        except BaseException:
+            # An interrupt (a signal, no memory): nobody knows what was committed.
+            self._head = None
+            unknown = StorageFailedError("commit", None, "the commit was interrupted")
+            for ticket in tickets:
+                ticket.error = ticket.error or unknown
+            for callback in self._on_uncertain:
+                callback()
+            raise
         finally:
             for ticket in tickets:
                 ticket.done = True

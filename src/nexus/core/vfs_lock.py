@@ -7,7 +7,8 @@ Invariants:
 
 1. An exclusive hold on a path excludes every other hold on the path, above it and beneath it; a
    shared hold excludes exclusive ones there.
-2. Waiters are served in order: nobody is granted past an earlier waiter it conflicts with.
+2. Waiters are served in order: nobody is granted past an earlier waiter it conflicts with, but
+   who holds one path of a set already. The earlier waiter may be waiting for just that one.
 3. Every wait ends: granted, or LockTimeoutError.
 4. Who takes several paths takes them in tree order (:func:`nexus.lib.paths.tree_order`), which
    admits no cycle even though a hold also covers what lies beneath. Plain string order does:
@@ -39,10 +40,11 @@ def _ancestors(path: str) -> list[str]:
 
 
 class _Waiter:
-    __slots__ = ("ancestors", "exclusive", "gate", "granted", "path")
+    __slots__ = ("ancestors", "exclusive", "gate", "granted", "holding", "path")
 
-    def __init__(self, path: str, ancestors: list[str], exclusive: bool) -> None:
+    def __init__(self, path: str, ancestors: list[str], exclusive: bool, holding: bool) -> None:
         self.path = path
+        self.holding = holding
         self.ancestors = ancestors
         self.exclusive = exclusive
         self.granted = False
@@ -132,7 +134,8 @@ class VFSLockManager:
         try:
             for path in sorted(set(paths), key=tree_order):
                 if not holds or not is_same_or_below(path, holds[-1].path):
-                    holds.append(self._acquire(path, True, timeout_s))
+                    holding = bool(holds)
+                    holds.append(self._acquire(path, True, timeout_s, holding=holding))
         except BaseException:
             HoldSet(holds).release()
             raise
@@ -148,7 +151,8 @@ class VFSLockManager:
         first, second = sorted((source, target), key=tree_order)
         hold = self._acquire(first, first == target, timeout_s)
         try:
-            return HoldSet([hold, self._acquire(second, second == target, timeout_s)])
+            other = self._acquire(second, second == target, timeout_s, holding=True)
+            return HoldSet([hold, other])
         except BaseException:
             hold.release()
             raise
@@ -158,19 +162,20 @@ class VFSLockManager:
         with self._mutex:
             return {path: "write" if n < 0 else "read" for path, n in self._held.items()}
 
-    def _acquire(self, path: str, exclusive: bool, timeout_s: float | None) -> Hold:
+    def _acquire(
+        self, path: str, exclusive: bool, timeout_s: float | None, *, holding: bool = False
+    ) -> Hold:
         ancestors = _ancestors(path)
         hold = Hold(self, path, ancestors, exclusive)
         with self._mutex:
-            if not self._waiters and self._free_locked(path, ancestors, exclusive):
-                self._grant_locked(path, ancestors, exclusive)
-                return hold
-            if self._free_locked(path, ancestors, exclusive) and not any(
-                waiter.conflicts(path, exclusive) for waiter in self._waiters
+            if self._free_locked(path, ancestors, exclusive) and (
+                holding
+                or not self._waiters
+                or not any(waiter.conflicts(path, exclusive) for waiter in self._waiters)
             ):
                 self._grant_locked(path, ancestors, exclusive)
                 return hold
-            waiter = _Waiter(path, ancestors, exclusive)
+            waiter = _Waiter(path, ancestors, exclusive, holding)
             self._waiters.append(waiter)
         self._wait(waiter, self._timeout_s if timeout_s is None else timeout_s)
         return hold
@@ -243,7 +248,9 @@ class VFSLockManager:
         """Grant every waiter, in order, that conflicts with no hold and no earlier waiter."""
         still: list[_Waiter] = []
         for waiter in self._waiters:
-            blocked = any(earlier.conflicts(waiter.path, waiter.exclusive) for earlier in still)
+            blocked = not waiter.holding and any(
+                earlier.conflicts(waiter.path, waiter.exclusive) for earlier in still
+            )
             if blocked or not self._free_locked(waiter.path, waiter.ancestors, waiter.exclusive):
                 still.append(waiter)
                 continue

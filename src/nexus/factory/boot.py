@@ -116,9 +116,11 @@ class _Storage:
         self._undo = undo
 
     def finish(self) -> None:
-        """End a creation, now that everything is there."""
+        """End a creation or a recovery, now that everything is there."""
         if self._directory is not None and self._directory.is_new:
             self._directory.finish_creation()
+        if self._directory is not None and self._directory.was_cut_off:
+            self._directory.note_recovered()
 
     def release(self, *, synced: bool = False) -> None:
         """Close everything, the data directory's lock last."""

@@ -125,6 +125,12 @@ class DataDirectory:
             raise storage_error("open", self.path, error) from error
         self.is_new = False
 
+    def note_recovered(self) -> None:
+        """Note that a power cut has been recovered from."""
+        os.ftruncate(self._lock_fd, 0)
+        os.pwrite(self._lock_fd, f"{os.getpid()}\n{boot_id()}\n".encode(), 0)
+        self.was_cut_off = False
+
     def leave_synced(self) -> None:
         """Note for the next owner that everything was synced; called last, before closing."""
         os.ftruncate(self._lock_fd, 0)
@@ -168,7 +174,9 @@ class DataDirectory:
         self.was_left_synced = not left
         self.was_cut_off = len(left) == 2 and left[1] != boot_id()
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n{boot_id()}\n".encode(), 0)
+        # After a power cut its boot id stays until recovery is done, however often that is tried.
+        uptime = left[1] if self.was_cut_off else boot_id()
+        os.pwrite(fd, f"{os.getpid()}\n{uptime}\n".encode(), 0)
         return fd
 
     def _open_descriptor(self, metastore: str) -> Descriptor:

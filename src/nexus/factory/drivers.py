@@ -93,7 +93,9 @@ class DriverRegistry:
         opener = self._openers.get(name)
         if opener is None:
             raise ConfigError("mount", None, f"no driver {name!r}; there are {self.names}")
-        return opener(options), options.resolved
+        driver = opener(options)
+        options.resolved.pop("adopt", None)  # said once, not at every start
+        return driver, options.resolved
 
     def root_store(self, transport: TransportABC, name: str) -> CasStore:
         """Return the content store of the root mount.

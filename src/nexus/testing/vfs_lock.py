@@ -137,6 +137,33 @@ class VFSLockSuite:
             thread.join()
         assert locks.held() == {}
 
+    def test_4_who_holds_a_path_of_a_set_is_not_kept_from_the_next_by_one_who_waits_for_it(
+        self,
+    ) -> None:
+        locks = self.make()
+        failures: list[LockTimeoutError] = []
+
+        def work(body: Callable[[], Any]) -> None:
+            try:
+                for _ in range(300):
+                    with body():
+                        pass
+            except LockTimeoutError as error:
+                failures.append(error)
+
+        bodies = [
+            lambda: locks.write_many(("/t/a", "/t/b"), 5.0),
+            lambda: locks.read("/t", 5.0),
+            lambda: locks.read("/t", 5.0),
+        ]
+        threads = [threading.Thread(target=work, args=(body,)) for body in bodies]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert locks.held() == {}
+
     def test_a_set_in_which_one_path_covers_another_does_not_wait_for_itself(self) -> None:
         locks = self.make()
         with locks.write_many(["/z/a/b", "/z/a", "/z/a"], _NOW):
