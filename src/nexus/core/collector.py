@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from nexus.contracts.errors import BusyError
@@ -46,13 +47,13 @@ class Collector:
     def __init__(
         self,
         store: SealedStore,
-        list_volumes: Callable[[], list[Volume]],
+        volumes_in_use: Callable[[], AbstractContextManager[list[Volume]]],
         clock_ns: Callable[[], int],
         sync: Callable[[], None],
     ) -> None:
         self._sync = sync
         self._store = store
-        self._list_volumes = list_volumes
+        self._volumes_in_use = volumes_in_use
         self._clock_ns = clock_ns
         self._running = threading.Lock()
 
@@ -74,23 +75,33 @@ class Collector:
         if not self._running.acquire(blocking=False):
             raise BusyError("gc", None, "another collection is running")
         try:
-            report = CollectionReport(dry_run)
-            now_ns = self._clock_ns()
-            volumes = self._list_volumes()
-            keep_from = self._prune_journal(now_ns - round(retention_s * 1e9), report, progress)
-            for volume in volumes:
-                if isinstance(volume, InodeVolume | PathVolume):
-                    self._prune_versions(volume.table, keep_from, report, progress)
-            if not dry_run:
-                # What supersedes the content to be set aside must survive a power cut first.
-                self._sync()
-            grace_start_ns = now_ns - round(grace_s * 1e9)
-            for volume in volumes:
-                if isinstance(volume, InodeVolume):
-                    self._collect_content(volume, keep_from, grace_start_ns, report, progress)
+            with self._volumes_in_use() as volumes:
+                report = CollectionReport(dry_run)
+                self._collect(volumes, retention_s, grace_s, report, progress)
             return report
         finally:
             self._running.release()
+
+    def _collect(
+        self,
+        volumes: list[Volume],
+        retention_s: float,
+        grace_s: float,
+        report: CollectionReport,
+        progress: Progress,
+    ) -> None:
+        now_ns = self._clock_ns()
+        keep_from = self._prune_journal(now_ns - round(retention_s * 1e9), report, progress)
+        for volume in volumes:
+            if isinstance(volume, InodeVolume | PathVolume):
+                self._prune_versions(volume.table, keep_from, report, progress)
+        if not report.dry_run:
+            # What supersedes the content to be set aside must survive a power cut first.
+            self._sync()
+        grace_start_ns = now_ns - round(grace_s * 1e9)
+        for volume in volumes:
+            if isinstance(volume, InodeVolume):
+                self._collect_content(volume, keep_from, grace_start_ns, report, progress)
 
     def _prune_journal(self, cutoff_ns: int, report: CollectionReport, progress: Progress) -> int:
         """Drop old entries; return the first revision that history keeps."""

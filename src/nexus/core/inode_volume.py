@@ -47,6 +47,7 @@ from nexus.contracts.metadata import (
 )
 from nexus.contracts.object_store import Content, ContentStoreABC
 from nexus.core.inode_table import Inode, InodeTable, Transaction
+from nexus.core.sealed_store import SCAN_PAGE
 from nexus.core.volume import (
     Actor,
     TreeEntry,
@@ -69,6 +70,7 @@ class InodeVolume(Volume):
 
     keeps_versions = True
     atomic_batch = True
+    snapshot_entries = SCAN_PAGE
     immutable_content = True
 
     def __init__(

@@ -76,6 +76,7 @@ class PathVolume(Volume):
 
     keeps_versions = False
     atomic_batch = False
+    snapshot_entries = 0
     immutable_content = False
 
     def __init__(

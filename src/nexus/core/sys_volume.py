@@ -35,6 +35,7 @@ class SysVolume(Volume):
     point = SYS_POINT
     keeps_versions = False
     atomic_batch = False
+    snapshot_entries = 0
     immutable_content = True
 
     def __init__(

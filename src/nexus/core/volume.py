@@ -82,6 +82,8 @@ class Volume(ABC):
     atomic_batch: bool
     immutable_content: bool
     """A record names bytes that never change, so that reading needs no lock."""
+    snapshot_entries: int
+    """How many entries of a directory one scan shows as of one moment; 0: not even a page."""
 
     def absolute(self, relative: str) -> str:
         """Return the absolute path of a volume path."""

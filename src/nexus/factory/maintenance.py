@@ -26,7 +26,8 @@ def fsck(
     Errors: NotSupportedError unless ``nx`` is embedded in this process.
     """
     kernel = _kernel("fsck", nx)
-    return Checker(kernel.store, kernel.volumes(), progress).run(repair=repair, content=content)
+    with kernel.volumes_in_use() as volumes:
+        return Checker(kernel.store, volumes, progress).run(repair=repair, content=content)
 
 
 def collect(
