@@ -15,6 +15,8 @@ DIR_CREATE = "dir_create"
 DIR_DELETE = "dir_delete"
 MOUNT = "mount"
 UNMOUNT = "unmount"
+OVERFLOW = "overflow"
+"""For observers only: events were dropped. ``size`` counts them, ``revision`` is the last one's."""
 
 
 class FileEvent(msgspec.Struct, frozen=True, array_like=True):

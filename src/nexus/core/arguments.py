@@ -86,6 +86,17 @@ def view(operation: str, path: str, buf: Buffer) -> memoryview:
         raise InvalidArgumentError(operation, path, f"buf is not bytes: {error}") from error
 
 
+def write_slice(path: str, buf: object, count: int | None) -> memoryview:
+    """Return the bytes that a write at an offset writes. Errors: InvalidArgumentError."""
+    data = view("write", path, cast(Buffer, buf))
+    if count is None:
+        return data
+    check_range("write", path, count, 0)
+    if count > len(data):
+        raise InvalidArgumentError("write", path, f"count is {count} but buf has {len(data)} bytes")
+    return data[:count]
+
+
 def checked_pieces(
     operation: str, path: str, buf: Buffer | Iterable[Buffer]
 ) -> Buffer | Iterable[Buffer]:

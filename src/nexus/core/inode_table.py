@@ -383,6 +383,8 @@ class Transaction:
                 self._stage(table, path, change)
         for sequence, event in enumerate(self._events):
             mutation.put_at_revision(b"J", _encoded(event), sequence.to_bytes(4, "big"))
+        if self._store.tap is not None and self._events:
+            mutation.on_committed = self._store.tap(self._events)
         for table, changes in self._changes.items():
             table.begin(changes)
         by_key: dict[bytes, Sealed] = {}

@@ -5,6 +5,9 @@ behind volumes, drivers come through :mod:`nexus.core.mounts`, arguments are che
 :mod:`nexus.core.arguments`, pages are made by :mod:`nexus.core.listing`. Boots with one metastore
 and no mount. Unix counterpart: the system call layer of a VFS.
 
+Every call passes its point in :mod:`nexus.core.dispatch` where something is hooked there, and
+goes straight to the private method of its name where nothing is.
+
 Order of a mutating call: normalize, lock (exclusive, released last), route, volume, commit, and
 the answer while still locked, so that it shows what this call made. The route is looked up under
 the lock, since mounting takes the mount point's exclusive lock; a whole-file write routes before,
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -45,6 +49,38 @@ from nexus.contracts.metadata import (
 )
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import Content, ContentStoreABC
+from nexus.contracts.vfs_hooks import (
+    BATCH,
+    CONTENT,
+    COPY,
+    DELETE,
+    MKDIR,
+    MOUNT,
+    READ,
+    READDIR,
+    RENAME,
+    RMDIR,
+    SETATTR,
+    STAT,
+    UNMOUNT,
+    WRITE,
+    BatchContext,
+    ContentContext,
+    CopyContext,
+    DeleteContext,
+    HookPoint,
+    MkdirContext,
+    MountContext,
+    ReadContext,
+    ReaddirContext,
+    RenameContext,
+    RmdirContext,
+    SetattrContext,
+    StatContext,
+    UnmountContext,
+    VFSContext,
+    WriteContext,
+)
 from nexus.core import fork_guard
 from nexus.core.arguments import (
     MAX_WRITE_END,
@@ -57,10 +93,11 @@ from nexus.core.arguments import (
     checked_pieces,
     page_limit,
     shown,
-    view,
+    write_slice,
 )
 from nexus.core.bound import BoundFilesystem
 from nexus.core.collector import Collector
+from nexus.core.dispatch import KernelDispatch
 from nexus.core.inode_table import Transaction
 from nexus.core.listing import Listings, Query, relative_to
 from nexus.core.mounts import Mount, MountManager, OpenDriver
@@ -83,6 +120,7 @@ _BARRIER_KEY = b"B"
 _VERSIONS = SYS_POINT + "/versions"
 
 T = TypeVar("T")
+C = TypeVar("C", bound=VFSContext)
 
 
 class _Target(NamedTuple):
@@ -104,6 +142,7 @@ class NexusFS(NexusFilesystem):
         context: OperationContext,
         open_driver: OpenDriver,
         clock_ns: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
         durable: bool = False,
         lock_timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
@@ -111,6 +150,7 @@ class NexusFS(NexusFilesystem):
         self.router: VFSRouter[Mount] = VFSRouter()
         self.locks = VFSLockManager(lock_timeout_s)
         self.mounts = MountManager(self.router, self.store, open_driver, durable=durable)
+        self.dispatch = KernelDispatch(self.store, clock)
         self.collector = Collector(self.store, self.volumes_in_use, clock_ns, self._sync)
         self._listings = Listings(self.router)
         self._context = context
@@ -146,6 +186,22 @@ class NexusFS(NexusFilesystem):
         version: int | None = None,
         context: OperationContext | None = None,
     ) -> bytes:
+        if READ in self.dispatch.live:
+            at = normalize("read", path)
+            read = ReadContext(at, self._identity(context), count, offset, version)
+            return self.dispatch.run(
+                READ, read, lambda c: self._read(c.path, c.count, c.offset, c.version, c.context)
+            )
+        return self._read(path, count, offset, version, context)
+
+    def _read(
+        self,
+        path: str,
+        count: int | None,
+        offset: int,
+        version: int | None,
+        context: OperationContext | None,
+    ) -> bytes:
         path = normalize("read", path)
         if count is not None or type(offset) is not int or offset:
             check_range("read", path, count, offset)
@@ -170,15 +226,30 @@ class NexusFS(NexusFilesystem):
         context: OperationContext | None = None,
     ) -> Stat:
         path = normalize("write", path)
-        data = view("write", path, buf)
-        check_range("write", path, count, offset)
+        data = write_slice(path, buf, count)
+        if WRITE in self.dispatch.live:
+            write = WriteContext(path, self._identity(context), data, offset, precondition)
+            return self.dispatch.run(WRITE, write, self._write_hooked)
+        return self._write_at(path, data, offset, precondition, context)
+
+    def _write_hooked(self, ctx: WriteContext) -> Stat:
+        path = normalize("write", ctx.path)
+        if ctx.offset is not None:
+            data = write_slice(path, ctx.buf, None)
+            return self._write_at(path, data, ctx.offset, ctx.precondition, ctx.context)
+        request = WriteRequest(path, ctx.buf, ctx.create, ctx.parents, ctx.append, ctx.precondition)
+        return self._write_files((request,), ctx.context)[0]
+
+    def _write_at(
+        self,
+        path: str,
+        data: Buffer,
+        offset: int,
+        precondition: Precondition | None,
+        context: OperationContext | None,
+    ) -> Stat:
+        check_range("write", path, None, offset)
         check_precondition_type("write", path, precondition)
-        if count is not None:
-            if count > len(data):
-                raise InvalidArgumentError(
-                    "write", path, f"count is {count} but buf has {len(data)} bytes"
-                )
-            data = data[:count]
         if offset + len(data) > MAX_WRITE_END:
             raise InvalidArgumentError("write", path, f"the end is past {MAX_WRITE_END} bytes")
         actor = self._actor(context)
@@ -189,6 +260,20 @@ class NexusFS(NexusFilesystem):
         return answer
 
     def _write_many(
+        self, requests: Sequence[WriteRequest], context: OperationContext | None
+    ) -> list[Stat]:
+        if len(requests) == 1 and WRITE in self.dispatch.live:
+            write = _write_context(requests[0], self._identity(context))
+            return [self.dispatch.run(WRITE, write, self._write_hooked)]
+        if len(requests) > 1 and BATCH in self.dispatch.live:
+            first = normalize("write_batch", requests[0].path)
+            batch = BatchContext(first, self._identity(context), requests)
+            return self.dispatch.run(
+                BATCH, batch, lambda c: self._write_files(c.requests, c.context)
+            )
+        return self._write_files(requests, context)
+
+    def _write_files(
         self, requests: Sequence[WriteRequest], context: OperationContext | None
     ) -> list[Stat]:
         actor = self._actor(context)
@@ -279,6 +364,15 @@ class NexusFS(NexusFilesystem):
 
     def sys_copy(self, src: str, dst: str, *, context: OperationContext | None = None) -> Stat:
         src, dst = normalize("copy", src), normalize("copy", dst)
+        if COPY in self.dispatch.live:
+            copy = CopyContext(src, self._identity(context), dst)
+            return self.dispatch.run(
+                COPY, copy, lambda c: self._copy(c.path, c.new_path, c.context)
+            )
+        return self._copy(src, dst, context)
+
+    def _copy(self, src: str, dst: str, context: OperationContext | None) -> Stat:
+        src, dst = normalize("copy", src), normalize("copy", dst)
         actor = self._actor(context)
         if src == dst or is_below(dst, src):
             raise InvalidArgumentError("copy", src, f"cannot copy it into itself, at {dst}")
@@ -295,6 +389,12 @@ class NexusFS(NexusFilesystem):
     # -- metadata -----------------------------------------------------------------------------
 
     def sys_stat(self, path: str, *, context: OperationContext | None = None) -> Stat | None:
+        if STAT in self.dispatch.live:
+            ctx = StatContext(normalize("stat", path), self._identity(context))
+            return self.dispatch.run(STAT, ctx, lambda c: self._stat(c.path, c.context))
+        return self._stat(path, context)
+
+    def _stat(self, path: str, context: OperationContext | None) -> Stat | None:
         path = normalize("stat", path)
         zone_id = self._identity(context).zone_id
         try:
@@ -307,21 +407,34 @@ class NexusFS(NexusFilesystem):
         self, path: str, *, context: OperationContext | None = None, **attrs: Any
     ) -> Stat:
         path = normalize("setattr", path)
-        actor = self._actor(context)
         kind = attrs.pop("entry_type", None)
         if kind is None:
-            return self._update(path, attrs, actor)
+            setattr_context = SetattrContext(path, self._identity(context), attrs)
+            return self._run(SETATTR, setattr_context, self._update)
         if type(kind) is not int or kind not in range(len(ENTRY_TYPE_NAMES)):
             raise bad_attribute(path, "entry_type", f"{shown(kind)} is no entry type")
         if kind == DT_DIR:
-            return self._make_directory(path, attrs, actor)
+            parents, exist_ok = attrs.pop("parents", False), attrs.pop("exist_ok", False)
+            check_no_more(path, attrs)
+            mkdir = MkdirContext(path, self._identity(context), bool(parents), bool(exist_ok))
+            return self._run(MKDIR, mkdir, self._make_directory)
         if kind == DT_MOUNT:
-            return self._mount(path, attrs, actor)
+            backend = attrs.pop("backend", None)
+            check_no_more(path, attrs)
+            mount = MountContext(path, self._identity(context), backend)
+            return self._run(MOUNT, mount, self._mount)
         if kind == DT_REG:
-            return self._make_file(path, attrs, actor)
+            check_no_more(path, attrs)
+            write = WriteContext(path, self._identity(context), create=True)
+            write.precondition = Precondition(if_none_match="*")
+            return self._run(WRITE, write, self._make_file)
         raise bad_attribute(path, "entry_type", f"{ENTRY_TYPE_NAMES[kind]} cannot be created here")
 
-    def _update(self, path: str, attrs: dict[str, Any], actor: Actor) -> Stat:
+    def _run(self, point: HookPoint[C, T], ctx: C, call: Callable[[C], T]) -> T:
+        return self.dispatch.run(point, ctx, call) if point in self.dispatch.live else call(ctx)
+
+    def _update(self, ctx: SetattrContext) -> Stat:
+        path, attrs, actor = normalize("setattr", ctx.path), ctx.attrs, self._actor(ctx.context)
         if not attrs:
             raise InvalidArgumentError("setattr", path, "no attribute is given")
         for name, value in attrs.items():
@@ -332,9 +445,9 @@ class NexusFS(NexusFilesystem):
             txn.commit(durable=self._durable)
             return _stat_after("setattr", volume, relative)
 
-    def _make_directory(self, path: str, attrs: dict[str, Any], actor: Actor) -> Stat:
-        parents, exist_ok = bool(attrs.pop("parents", False)), bool(attrs.pop("exist_ok", False))
-        check_no_more(path, attrs)
+    def _make_directory(self, ctx: MkdirContext) -> Stat:
+        path, actor = normalize("mkdir", ctx.path), self._actor(ctx.context)
+        parents, exist_ok = ctx.parents, ctx.exist_ok
         zone_id = actor.context.zone_id
         mounted = self.router.table(zone_id)
         volume, relative = self._route("mkdir", path, zone_id)
@@ -347,9 +460,9 @@ class NexusFS(NexusFilesystem):
         target = _Target(path, volume, relative, WriteRequest(path, b"", parents=parents))
         return self._creating("mkdir", [target], mounted, actor, make)
 
-    def _make_file(self, path: str, attrs: dict[str, Any], actor: Actor) -> Stat:
-        check_no_more(path, attrs)
-        request = WriteRequest(path, b"", parents=False)
+    def _make_file(self, ctx: WriteContext) -> Stat:
+        path, actor = normalize("mknod", ctx.path), self._actor(ctx.context)
+        request = WriteRequest(path, ctx.buf, parents=False)
         with self._locked(actor, path), Transaction(self.store) as txn:
             volume, relative = self._route("mknod", path, actor.context.zone_id)
             if volume.stat(relative) is not None:
@@ -362,14 +475,13 @@ class NexusFS(NexusFilesystem):
             txn.commit(durable=self._durable)
             return _stat_after("mknod", volume, relative)
 
-    def _mount(self, path: str, attrs: dict[str, Any], actor: Actor) -> Stat:
-        backend = attrs.pop("backend", None)
-        check_no_more(path, attrs)
+    def _mount(self, ctx: MountContext) -> Stat:
+        path, actor = normalize("mount", ctx.path), self._actor(ctx.context)
         if actor.context.zone_id != self._context.zone_id:
             raise NotSupportedError("mount", path, "only the filesystem's own zone has mounts")
         with self._locked(actor, path):
             self._check_open("mount", path)
-            stat = _stat_after("mount", self.mounts.mount(path, backend, actor), "/")
+            stat = _stat_after("mount", self.mounts.mount(path, ctx.backend, actor), "/")
         if path == "/":
             self.mounts.restore(actor.context, actor.now_ns)
         return stat
@@ -377,6 +489,24 @@ class NexusFS(NexusFilesystem):
     def sys_unlink(
         self, path: str, recursive: bool = False, *, context: OperationContext | None = None
     ) -> Stat:
+        path = normalize("unlink", path)
+        if {DELETE, RMDIR, UNMOUNT} & self.dispatch.live:
+            return self._unlink_hooked(path, recursive, self._identity(context))
+        return self._unlink(path, recursive, context)
+
+    def _unlink_hooked(self, path: str, recursive: bool, context: OperationContext) -> Stat:
+        """Pass the point of what is there now."""
+        if self.router.at(path, context.zone_id) is not None:
+            unmount = UnmountContext(path, context)
+            return self._run(UNMOUNT, unmount, lambda c: self._unlink(c.path, recursive, c.context))
+        stat = self._stat(path, context)
+        if stat is not None and stat["is_directory"]:
+            rmdir = RmdirContext(path, context, recursive)
+            return self._run(RMDIR, rmdir, lambda c: self._unlink(c.path, c.recursive, c.context))
+        delete = DeleteContext(path, context, recursive)
+        return self._run(DELETE, delete, lambda c: self._unlink(c.path, c.recursive, c.context))
+
+    def _unlink(self, path: str, recursive: bool, context: OperationContext | None) -> Stat:
         path = normalize("unlink", path)
         actor = self._actor(context)
         zone_id = actor.context.zone_id
@@ -395,6 +525,15 @@ class NexusFS(NexusFilesystem):
         return {"path": path, "removed": removed, "revision": revision}
 
     def sys_rename(self, old: str, new: str, *, context: OperationContext | None = None) -> Stat:
+        old, new = normalize("rename", old), normalize("rename", new)
+        if RENAME in self.dispatch.live:
+            rename = RenameContext(old, self._identity(context), new)
+            return self.dispatch.run(
+                RENAME, rename, lambda c: self._rename(c.path, c.new_path, c.context)
+            )
+        return self._rename(old, new, context)
+
+    def _rename(self, old: str, new: str, context: OperationContext | None) -> Stat:
         old, new = normalize("rename", old), normalize("rename", new)
         actor = self._actor(context)
         if is_below(new, old):
@@ -463,8 +602,23 @@ class NexusFS(NexusFilesystem):
         *,
         context: OperationContext | None = None,
     ) -> DirectoryPage:
-        path = _normalize_listed(path)
-        limit = page_limit(path, limit)
+        if READDIR in self.dispatch.live:
+            ctx = ReaddirContext(
+                _normalize_listed(path),
+                self._identity(context),
+                bool(recursive),
+                limit,
+                cursor,
+                bool(details),
+            )
+            return self.dispatch.run(READDIR, ctx, self._readdir)
+        identity = self._identity(context)
+        return self._readdir(ReaddirContext(path, identity, recursive, limit, cursor, details))
+
+    def _readdir(self, ctx: ReaddirContext) -> DirectoryPage:
+        recursive, cursor, details, context = ctx.recursive, ctx.cursor, ctx.details, ctx.context
+        path = _normalize_listed(ctx.path)
+        limit = page_limit(path, ctx.limit)
         zone_id = self._identity(context).zone_id
         volume, relative = self._route("readdir", path, zone_id)
         if isinstance(volume, SysVolume):
@@ -546,6 +700,7 @@ class NexusFS(NexusFilesystem):
         with self._closing:
             if self._closed:
                 return
+            self.dispatch.close()
             while self._before_close:
                 self._before_close.pop()()
             # Every call under way holds a lock beneath its zone's root.
@@ -590,6 +745,13 @@ class NexusFS(NexusFilesystem):
     def _store_content(
         self, path: str, pieces: Iterable[Buffer], context: OperationContext | None
     ) -> str:
+        ctx = ContentContext(normalize("content", path), self._identity(context), writing=True)
+        etag: str = self._run(CONTENT, ctx, lambda c: self._store_pieces(c.path, pieces, c.context))
+        return etag
+
+    def _store_pieces(
+        self, path: str, pieces: Iterable[Buffer], context: OperationContext | None
+    ) -> str:
         path = normalize("content", path)
         volume, _ = self._route("content", path, self._identity(context).zone_id)
         store = volume.content_store()
@@ -601,9 +763,13 @@ class NexusFS(NexusFilesystem):
         return content.etag
 
     def _content_store(self, path: str, context: OperationContext | None) -> ContentStoreABC:
-        path = normalize("content", path)
-        zone_id = self._identity(context).zone_id
-        return self._route("content", path, zone_id)[0].content_store()
+        def store_of(ctx: ContentContext) -> ContentStoreABC:
+            path = normalize("content", ctx.path)
+            return self._route("content", path, ctx.context.zone_id)[0].content_store()
+
+        ctx = ContentContext(normalize("content", path), self._identity(context))
+        store: ContentStoreABC = self._run(CONTENT, ctx, store_of)
+        return store
 
     # -- helpers ------------------------------------------------------------------------------
 
@@ -676,6 +842,19 @@ def _entries_of(
             inner = relative_to(top, below["path"])
             pieces = () if below["is_directory"] else volume.stream(join(relative, inner))
             yield TreeEntry(inner, below), pieces
+
+
+def _write_context(request: WriteRequest, context: OperationContext) -> WriteContext:
+    return WriteContext(
+        normalize("append" if request.append else "write", request.path),
+        context,
+        request.buf,
+        None,
+        request.precondition,
+        request.create,
+        request.parents,
+        request.append,
+    )
 
 
 def _normalize_listed(path: str) -> str:

@@ -22,9 +22,9 @@ import copy
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -66,15 +66,21 @@ class Head(NamedTuple):
     journal_start: int = 1
 
 
+Tap = Callable[[Sequence[Any]], Callable[[int], None] | None]
+"""Told of what is about to be committed; returns what to call with its revision, in order."""
+
+
 class Mutation:
     """What one commit changes. Built by one thread, then handed to :meth:`SealedStore.commit`.
 
     ``replaced`` is the record that a put or a delete finds there, as read before, or None.
     """
 
-    __slots__ = ("at_revision", "deletes", "journal_start", "puts", "reclaim")
+    __slots__ = ("at_revision", "deletes", "journal_start", "on_committed", "puts", "reclaim")
 
     def __init__(self, *, reclaim: bool = False) -> None:
+        self.on_committed: Callable[[int], None] | None = None
+        """Called with the revision, in commit order, before the next commit: it takes no turn."""
         self.puts: list[tuple[bytes, bytes, Sealed | None]] = []
         self.deletes: list[Sealed] = []
         self.at_revision: list[tuple[bytes, bytes, bytes]] = []
@@ -135,6 +141,7 @@ class SealedStore:
         self._head_version = 0
         self.commits = 0  # of this process; guarded by _turn
         self._on_uncertain: list[Callable[[], None]] = []
+        self.tap: Tap | None = None
 
     @property
     def cacheable(self) -> bool:
@@ -357,6 +364,9 @@ class SealedStore:
         )
         self._head = new
         self.commits += len(tickets)
+        for ticket in tickets:
+            if ticket.mutation.on_committed is not None:
+                ticket.mutation.on_committed(ticket.revision)
 
 
 def _verified(key: bytes, value: bytes) -> Sealed | None:

@@ -1,0 +1,269 @@
+"""Hook shapes: what can be hooked into the kernel's calls, and how each hook is called.
+
+Layer: contracts. Every shape is here; the kernel's dispatch calls them and decides the order. A
+service names its hooks in a :class:`HookSpec`. Unix counterparts: ``security_hook_heads`` for
+PRE and POST, ``fsnotify`` for OBSERVE, ``file_operations`` for RESOLVE.
+
+The calling rule, for one call at one :class:`HookPoint`:
+
+1. RESOLVE: resolvers are asked, those with the longest matching prefix first, those without a
+   prefix last. The first answer is the answer of the whole call: nothing below happens, so a
+   resolver checks permissions itself. What it raises reaches the caller.
+2. PRE: hooks run in the caller's thread, one after the other, in registration order. They may
+   change the fields of the context, which is what the call then does; what they raise reaches
+   the caller, and nothing was read or written.
+3. The call itself: lock, I/O, commit, unlock.
+4. POST: as PRE, with the answer, and only after a call that succeeded. No I/O lock is held.
+   What it raises is logged; the call stays done.
+5. OBSERVE: observers get the events of the commit in another thread, in commit order, one at a
+   time for each observer. What they raise is logged. A full queue drops events and says so with
+   an event of the kind ``overflow``, whose ``size`` counts them and whose ``revision`` is the last
+   of them; the journal still has them.
+
+Hooks are plain functions. They may call the filesystem; a PRE hook that does so at its own point
+is called again for that call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from nexus.contracts.context import OperationContext
+from nexus.contracts.file_events import FileEvent
+from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
+from nexus.contracts.metadata import Buffer, DirectoryPage, Stat
+from nexus.contracts.object_store import ObjectStoreABC
+
+PRE: Final = "pre"
+POST: Final = "post"
+
+
+@dataclass(slots=True)
+class VFSContext:
+    """One call on its way: a canonical path, and who calls. Belongs to the calling thread."""
+
+    path: str
+    context: OperationContext
+
+
+@dataclass(slots=True)
+class ReadContext(VFSContext):
+    """sys_read: ``count`` bytes (None: to the end) from ``offset``, of a version (None: now)."""
+
+    count: int | None = None
+    offset: int = 0
+    version: int | None = None
+
+
+@dataclass(slots=True)
+class WriteContext(VFSContext):
+    """sys_write, or the write of one whole file, whose ``offset`` is None."""
+
+    buf: Buffer | Iterable[Buffer] = b""
+    offset: int | None = None
+    precondition: Precondition | None = None
+    create: bool = False
+    parents: bool = False
+    append: bool = False
+
+
+@dataclass(slots=True)
+class BatchContext(VFSContext):
+    """write_batch: many whole files in one commit; ``path`` is that of the first."""
+
+    requests: Sequence[WriteRequest] = ()
+
+
+@dataclass(slots=True)
+class DeleteContext(VFSContext):
+    """sys_unlink of anything but a directory; ``recursive`` is allowed and has no effect."""
+
+    recursive: bool = False
+
+
+@dataclass(slots=True)
+class RmdirContext(VFSContext):
+    """sys_unlink of a directory."""
+
+    recursive: bool = False
+
+
+@dataclass(slots=True)
+class RenameContext(VFSContext):
+    """sys_rename of ``path`` to ``new_path``."""
+
+    new_path: str = ""
+
+
+@dataclass(slots=True)
+class CopyContext(VFSContext):
+    """sys_copy of ``path`` to ``new_path``."""
+
+    new_path: str = ""
+
+
+@dataclass(slots=True)
+class MkdirContext(VFSContext):
+    """sys_setattr with DT_DIR."""
+
+    parents: bool = False
+    exist_ok: bool = False
+
+
+@dataclass(slots=True)
+class StatContext(VFSContext):
+    """sys_stat, and with it access, exists and is_directory."""
+
+
+@dataclass(slots=True)
+class ReaddirContext(VFSContext):
+    """sys_readdir of one page."""
+
+    recursive: bool = False
+    limit: int | None = None
+    cursor: str | None = None
+    details: bool = False
+
+
+@dataclass(slots=True)
+class SetattrContext(VFSContext):
+    """sys_setattr of the attributes of something that exists."""
+
+    attrs: dict[str, Any]
+
+
+@dataclass(slots=True)
+class MountContext(VFSContext):
+    """sys_setattr with DT_MOUNT. ``backend`` is a driver or a description of one."""
+
+    backend: ObjectStoreABC | Any
+
+
+@dataclass(slots=True)
+class UnmountContext(VFSContext):
+    """sys_unlink of a mount point."""
+
+
+@dataclass(slots=True)
+class ContentContext(VFSContext):
+    """A call by content hash in the mount that holds ``path``; ``writing`` stores content."""
+
+    writing: bool = False
+
+
+C_contra = TypeVar("C_contra", bound=VFSContext, contravariant=True)
+R_contra = TypeVar("R_contra", contravariant=True)
+C = TypeVar("C", bound=VFSContext)
+R = TypeVar("R")
+
+
+class HookPoint(Generic[C, R]):
+    """A kind of call that can be hooked: its context, and the type of its answer."""
+
+    __slots__ = ("context_type", "mutates", "name")
+
+    def __init__(self, name: str, context_type: type[C], *, mutates: bool) -> None:
+        self.name = name
+        self.context_type = context_type
+        self.mutates = mutates
+
+    def __repr__(self) -> str:
+        return f"HookPoint({self.name!r})"
+
+
+READ: Final = HookPoint[ReadContext, bytes]("read", ReadContext, mutates=False)
+WRITE: Final = HookPoint[WriteContext, Stat]("write", WriteContext, mutates=True)
+BATCH: Final = HookPoint[BatchContext, list[Stat]]("batch", BatchContext, mutates=True)
+DELETE: Final = HookPoint[DeleteContext, Stat]("delete", DeleteContext, mutates=True)
+RMDIR: Final = HookPoint[RmdirContext, Stat]("rmdir", RmdirContext, mutates=True)
+RENAME: Final = HookPoint[RenameContext, Stat]("rename", RenameContext, mutates=True)
+COPY: Final = HookPoint[CopyContext, Stat]("copy", CopyContext, mutates=True)
+MKDIR: Final = HookPoint[MkdirContext, Stat]("mkdir", MkdirContext, mutates=True)
+STAT: Final = HookPoint[StatContext, Stat | None]("stat", StatContext, mutates=False)
+READDIR: Final = HookPoint[ReaddirContext, DirectoryPage]("readdir", ReaddirContext, mutates=False)
+SETATTR: Final = HookPoint[SetattrContext, Stat]("setattr", SetattrContext, mutates=True)
+MOUNT: Final = HookPoint[MountContext, Stat]("mount", MountContext, mutates=True)
+UNMOUNT: Final = HookPoint[UnmountContext, Stat]("unmount", UnmountContext, mutates=True)
+CONTENT: Final = HookPoint[ContentContext, Any]("content", ContentContext, mutates=False)
+
+POINTS: Final[tuple[HookPoint[Any, Any], ...]] = (
+    *(READ, WRITE, BATCH, DELETE, RMDIR, RENAME, COPY, MKDIR, STAT, READDIR),
+    *(SETATTR, MOUNT, UNMOUNT, CONTENT),
+)
+"""Every point there is."""
+
+
+class VFSPreHook(Protocol[C_contra]):
+    """Called before a call, with its context. Raising refuses the call."""
+
+    def __call__(self, ctx: C_contra, /) -> None: ...
+
+
+class VFSPostHook(Protocol[C_contra, R_contra]):
+    """Called after a call that succeeded, with its context and its answer."""
+
+    def __call__(self, ctx: C_contra, result: R_contra, /) -> None: ...
+
+
+class Handled(NamedTuple):
+    """A resolver's answer, which may itself be None."""
+
+    result: Any
+
+
+@runtime_checkable
+class VFSPathResolver(Protocol):
+    """Answers calls in place of the kernel.
+
+    ``prefixes`` are canonical directories; it is asked for them and what lies beneath. An empty
+    sequence asks it for every path, after the resolvers that have a prefix.
+    """
+
+    prefixes: Sequence[str]
+
+    def try_resolve(self, point: HookPoint[Any, Any], ctx: VFSContext, /) -> Handled | None:
+        """Return the answer of the call, or None to leave it to the next."""
+
+
+@runtime_checkable
+class VFSObserver(Protocol):
+    """Hears of every committed change that began after it was registered."""
+
+    def on_mutation(self, event: FileEvent, /) -> None:
+        """Take one event, in commit order."""
+
+
+class Interceptor(NamedTuple):
+    """A PRE or a POST hook with the point it belongs to; see :func:`pre` and :func:`post`."""
+
+    point: HookPoint[Any, Any]
+    phase: str
+    hook: Callable[..., None]
+
+
+class Observation(NamedTuple):
+    """An observer and the kinds of events it wants; None: all."""
+
+    observer: VFSObserver
+    kinds: frozenset[str] | None = None
+
+
+def pre(point: HookPoint[C, R], hook: VFSPreHook[C]) -> Interceptor:
+    """Return a PRE hook for a spec."""
+    return Interceptor(point, PRE, hook)
+
+
+def post(point: HookPoint[C, R], hook: VFSPostHook[C, R]) -> Interceptor:
+    """Return a POST hook for a spec."""
+    return Interceptor(point, POST, hook)
+
+
+@dataclass(frozen=True, slots=True)
+class HookSpec:
+    """All hooks of a service: what its ``hook_spec()`` returns. They come and go together."""
+
+    resolvers: tuple[VFSPathResolver, ...] = ()
+    interceptors: tuple[Interceptor, ...] = ()
+    observers: tuple[Observation, ...] = ()
