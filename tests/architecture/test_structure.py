@@ -24,7 +24,7 @@ OUTSIDE_WORLD = {
 LIFECYCLE_AND_LOOKUP = frozenset(
     {
         *("sync", "barrier", "close", "bind", "volumes", "volumes_in_use"),
-        *("on_closing", "on_close", "in_forked_child"),
+        *("on_closing", "on_close", "in_forked_child", "bootstrap", "service"),
     }
 )
 """Public methods of the kernel that are not system calls."""

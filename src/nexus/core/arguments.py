@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from nexus.contracts.context import OperationContext
-from nexus.contracts.errors import InvalidArgumentError
+from nexus.contracts.errors import AccessDeniedError, InvalidArgumentError
 from nexus.contracts.filesystem import Precondition
 from nexus.contracts.metadata import Buffer
 from nexus.core.volume import bad_attribute
@@ -40,6 +40,12 @@ def check_context(context: object) -> None:
     if not isinstance(context, OperationContext):
         kind = type(context).__name__
         raise InvalidArgumentError("context", None, f"it is {kind}, not an OperationContext")
+
+
+def check_admin(operation: str, path: str, context: OperationContext) -> None:
+    """Raise unless an administrator calls. Errors: AccessDeniedError."""
+    if not context.is_admin:
+        raise AccessDeniedError(operation, path, f"{context.user_id} is no administrator")
 
 
 def check_precondition_type(operation: str, path: str, condition: object) -> None:

@@ -91,6 +91,9 @@ class BoundFilesystem(NexusFilesystem):
     def bind(self, context: OperationContext) -> NexusFilesystem:
         return BoundFilesystem(self._target, context)
 
+    def service(self, name: str) -> Any:
+        return self._target.service(name)
+
     def _write_many(
         self, requests: Sequence[WriteRequest], context: OperationContext | None
     ) -> list[Stat]:

@@ -84,6 +84,7 @@ from nexus.contracts.vfs_hooks import (
 from nexus.core import fork_guard
 from nexus.core.arguments import (
     MAX_WRITE_END,
+    check_admin,
     check_attribute,
     check_context,
     check_no_more,
@@ -103,6 +104,7 @@ from nexus.core.listing import Listings, Query, relative_to
 from nexus.core.mounts import Mount, MountManager, OpenDriver
 from nexus.core.router import VFSRouter
 from nexus.core.sealed_store import SealedStore, revision_key, revision_of
+from nexus.core.service_registry import SERVICES_POINT, ServiceRegistry
 from nexus.core.sys_volume import SYS_POINT, SysVolume
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S, Hold, HoldSet, VFSLockManager
 from nexus.core.volume import (
@@ -151,6 +153,7 @@ class NexusFS(NexusFilesystem):
         self.locks = VFSLockManager(lock_timeout_s)
         self.mounts = MountManager(self.router, self.store, open_driver, durable=durable)
         self.dispatch = KernelDispatch(self.store, clock)
+        self.services = ServiceRegistry(self.dispatch)
         self.collector = Collector(self.store, self.volumes_in_use, clock_ns, self._sync)
         self._listings = Listings(self.router)
         self._context = context
@@ -169,6 +172,7 @@ class NexusFS(NexusFilesystem):
             ROOT_ZONE_ID,
             lambda: self.mounts.rows(ROOT_ZONE_ID),
             self._list_versions,
+            self.services.rows,
         )
         fork_guard.watch(self)
         self.router.add(
@@ -407,6 +411,8 @@ class NexusFS(NexusFilesystem):
         self, path: str, *, context: OperationContext | None = None, **attrs: Any
     ) -> Stat:
         path = normalize("setattr", path)
+        if is_below(path, SERVICES_POINT):
+            return self._set_service(path, attrs, self._actor(context).context)
         kind = attrs.pop("entry_type", None)
         if kind is None:
             setattr_context = SetattrContext(path, self._identity(context), attrs)
@@ -490,6 +496,10 @@ class NexusFS(NexusFilesystem):
         self, path: str, recursive: bool = False, *, context: OperationContext | None = None
     ) -> Stat:
         path = normalize("unlink", path)
+        if is_below(path, SERVICES_POINT):
+            check_admin("unlink", path, self._actor(context).context)
+            self.services.unregister(relative_to(SERVICES_POINT, path)[1:])
+            return {"path": path, "removed": 1, "revision": self.store.head().revision}
         if {DELETE, RMDIR, UNMOUNT} & self.dispatch.live:
             return self._unlink_hooked(path, recursive, self._identity(context))
         return self._unlink(path, recursive, context)
@@ -700,6 +710,7 @@ class NexusFS(NexusFilesystem):
         with self._closing:
             if self._closed:
                 return
+            self.services.close()
             self.dispatch.close()
             while self._before_close:
                 self._before_close.pop()()
@@ -714,6 +725,28 @@ class NexusFS(NexusFilesystem):
                     undo.callback(volume.close)
                 self._sync()
                 self.closed_cleanly = True
+
+    def bootstrap(self) -> None:
+        """Start the services that were enlisted, in dependency order. Errors: theirs."""
+        self._check_open("bootstrap", None)
+        self.services.bootstrap()
+
+    def service(self, name: str) -> Any:
+        return self.services.lookup(name)
+
+    def _set_service(self, path: str, attrs: dict[str, Any], context: OperationContext) -> Stat:
+        """Enlist a service, or put another instance in its place."""
+        check_admin("setattr", path, context)
+        name = relative_to(SERVICES_POINT, path)[1:]
+        instance, depends_on = attrs.pop("service", None), attrs.pop("depends_on", ())
+        check_no_more(path, attrs)
+        if instance is None:
+            raise bad_attribute(path, "service", "the instance to enlist is missing")
+        if self._stat(path, context) is None:
+            self.services.enlist(name, instance, depends_on=depends_on)
+        else:
+            self.services.swap(name, instance)
+        return _stat_after("setattr", *self._route("setattr", path, context.zone_id))
 
     def in_forked_child(self) -> None:
         """Refuse every call from now on: this process is a child of the one that owns it."""

@@ -1,8 +1,9 @@
 """SysVolume: the kernel's own state as directories beneath ``/__sys__``. Read-only.
 
 Layer: core. Unix counterpart: procfs. ``journal`` lists the committed changes, ``mounts`` the
-mount table, ``versions/PATH`` what history keeps of a path; all by ``sys_readdir``. Entries are
-made when asked for; nothing is stored here.
+mount table, ``services`` the services and their states, ``versions/PATH`` what history keeps of a
+path; all by ``sys_readdir``. A service is a file as well: reading it gives what the listing shows,
+as JSON. Entries are made when asked for; nothing is stored here.
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NoReturn
 
+import msgspec
+
 from nexus.contracts.errors import AccessDeniedError, InvalidArgumentError, NotSupportedError
 from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
 from nexus.contracts.metadata import (
     DEFAULT_DIRECTORY_MODE,
+    DEFAULT_FILE_MODE,
     DT_DIR,
+    DT_REG,
+    ENTRY_TYPE_NAMES,
     Buffer,
     DirectoryPage,
     Stat,
@@ -26,7 +32,7 @@ from nexus.core.sealed_store import SealedStore
 from nexus.core.volume import Actor, TreeEntry, Volume, is_directory, missing
 
 SYS_POINT = "/__sys__"
-_DIRECTORIES = ("journal", "mounts", "versions")
+_DIRECTORIES = ("journal", "mounts", "services", "versions")
 
 
 class SysVolume(Volume):
@@ -44,11 +50,13 @@ class SysVolume(Volume):
         zone_id: str,
         list_mounts: Callable[[], list[Stat]],
         list_versions: Callable[[str, int], Iterator[Stat]],
+        list_services: Callable[[], list[Stat]],
     ) -> None:
         self._store = store
         self._zone_id = zone_id
         self._list_mounts = list_mounts
         self._list_versions = list_versions
+        self._list_services = list_services
 
     def readdir(
         self, relative: str, limit: int | None, cursor: str | None, details: bool
@@ -62,6 +70,10 @@ class SysVolume(Volume):
         if relative == "/mounts":
             mounts = self._list_mounts()
             return DirectoryPage(mounts if details else [stat["path"] for stat in mounts])
+        if relative == "/services":
+            rows = [row for row in self._list_services() if row["name"] > (cursor or "")]
+            found = ((row["name"], self._service(row)) for row in rows)
+            return _page(found, limit, details, "services")
         if relative == "/journal":
             return _page(self._journal(_position(cursor, 2)), limit, details, "journal")
         if relative == "/versions" or relative.startswith("/versions/"):
@@ -91,18 +103,29 @@ class SysVolume(Volume):
                 },
             )
 
+    def _service_row(self, relative: str) -> Stat | None:
+        rows = self._list_services() if relative.startswith("/services/") else []
+        return next((row for row in rows if f"/services/{row['name']}" == relative), None)
+
+    def _service(self, row: Stat) -> Stat:
+        return self._entry(f"/services/{row['name']}", DT_REG, len(_as_json(row))) | row
+
     def _directory(self, relative: str) -> Stat:
+        return self._entry(relative, DT_DIR, 0)
+
+    def _entry(self, relative: str, kind: int, size: int) -> Stat:
+        directory = kind == DT_DIR
         return {
             "path": self.absolute(relative),
-            "entry_type": DT_DIR,
-            "type": "directory",
-            "is_directory": True,
-            "size": 0,
+            "entry_type": kind,
+            "type": ENTRY_TYPE_NAMES[kind],
+            "is_directory": directory,
+            "size": size,
             "etag": "",
             "version": 1,
             "revision": 0,
-            "mime_type": "inode/directory",
-            "mode": DEFAULT_DIRECTORY_MODE & 0o555,
+            "mime_type": "inode/directory" if directory else "application/json",
+            "mode": (DEFAULT_DIRECTORY_MODE if directory else DEFAULT_FILE_MODE) & 0o555,
             "owner_id": "kernel",
             "created_at": 0.0,
             "modified_at": 0.0,
@@ -116,11 +139,15 @@ class SysVolume(Volume):
     def stat(self, relative: str) -> Stat | None:
         if relative == "/" or relative[1:] in _DIRECTORIES:
             return self._directory(relative)
-        return None
+        row = self._service_row(relative)
+        return None if row is None else self._service(row)
 
     def read(
         self, operation: str, relative: str, count: int | None, offset: int, version: int | None
     ) -> bytes:
+        row = self._service_row(relative)
+        if row is not None:
+            return _as_json(row)[offset : None if count is None else offset + count]
         if self.stat(relative) is None:
             raise missing(operation, self.absolute(relative))
         raise is_directory(operation, self.absolute(relative))
@@ -206,6 +233,10 @@ class SysVolume(Volume):
 
     def close(self) -> None:
         """Nothing is held here."""
+
+
+def _as_json(row: Stat) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(row)) + b"\n"
 
 
 def _position(cursor: str | None, parts: int) -> tuple[int, ...]:

@@ -84,6 +84,7 @@ def boot(
     if storage.metastore.capabilities.persistent and not durable:
         nx.on_closing(Flusher(nx.sync).stop)
     nx.on_close(lambda: storage.release(synced=nx.closed_cleanly))
+    nx.bootstrap()
     return nx
 
 

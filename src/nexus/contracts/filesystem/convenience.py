@@ -12,7 +12,7 @@ import re
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import (
@@ -60,6 +60,14 @@ class NexusFilesystem(Syscalls):
     @abstractmethod
     def bind(self, context: OperationContext) -> NexusFilesystem:
         """Return a view of the same filesystem in which ``context`` is the default identity."""
+
+    @abstractmethod
+    def service(self, name: str) -> Any:
+        """Return a handle for a service: calls go to whatever instance serves at the moment.
+
+        Errors: PathNotFoundError for an unknown name; calls raise BusyError for a service that
+        has not started, and LockTimeoutError while it is exchanged for too long.
+        """
 
     # -- content by path ----------------------------------------------------------------------
 
