@@ -120,6 +120,7 @@ class ServiceRegistry:
         self._mutex = threading.Lock()
         self._changed = threading.Condition(self._mutex)
         self._inside = threading.local()
+        self._started: list[_Entry] = []  # guarded by _changing
         self._entries: dict[str, _Entry] = {}  # guarded by _mutex, as are the two below
         self._bootstrapped = False
         self._closed = False
@@ -230,6 +231,7 @@ class ServiceRegistry:
                 del self._entries[entry.name]
                 self._changed.notify_all()
             raise
+        self._started.append(entry)
         self._set_state(entry, RUNNING)
 
     def swap(self, name: str, instance: object, *, timeout_s: float | None = None) -> None:
@@ -284,13 +286,14 @@ class ServiceRegistry:
                 entry.state = STOPPED
                 self._changed.notify_all()
             if was_running:
+                self._started.remove(entry)
                 _stop(entry.instance)
 
     def close(self) -> None:
         """Stop everything in reverse dependency order. Idempotent; no failure keeps the rest up."""
         with self._changing:
             with self._mutex:
-                running = [e for e in self._in_order_locked() if e.state == RUNNING]
+                running = [entry for entry in self._started if entry.state == RUNNING]
                 self._closed = True
             for entry in reversed(running):
                 self._shut_down(entry)
