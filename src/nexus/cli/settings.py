@@ -133,10 +133,10 @@ def effective(options: Options) -> list[dict[str, Any]]:
         else:
             source = file if file and key in in_file else "default"
         value = getattr(settings, key, None)
-        if key == "profile":
-            value = variables.get("NEXUS_PROFILE") or in_file.get(key) or "auto"
-        elif key == "data_dir":
+        if key == "data_dir":
             value = data_directory(settings.data_dir)
+        elif isinstance(value, tuple):
+            value = ",".join(value)
         rows.append({"key": key, "value": value, "source": source, "meaning": meaning})
     return rows
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from nexus.contracts.context import OperationContext
+from nexus.contracts.deployment_profile import AUTO
 from nexus.contracts.errors import ConfigError
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import TransportABC
@@ -23,6 +24,7 @@ from nexus.core.nexus_fs import NexusFS
 from nexus.core.recovery import recover
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.core.volume import Actor
+from nexus.factory import orchestrator
 from nexus.factory.data_directory import CONTENT, METASTORE, DataDirectory, default_path
 from nexus.factory.drivers import DriverRegistry, read_label
 from nexus.lib.disk import Disk
@@ -44,6 +46,9 @@ class Settings:
     grace_s: float = 3600.0
     lock_timeout_s: float = DEFAULT_TIMEOUT_S
     user: str | None = None
+    profile: str = AUTO
+    enable: tuple[str, ...] = ()
+    disable: tuple[str, ...] = ()
     accept_loss: bool = False
 
 
@@ -55,6 +60,7 @@ def boot(
 ) -> NexusFS:
     """Return a running embedded filesystem. Errors: those of the steps, with nothing left open."""
     durable = _durable(settings)
+    bricks = orchestrator.plan(settings.profile, settings.enable, settings.disable)
     context = OperationContext(settings.user or _local_user(), is_admin=True)
     disk = disk or Disk()
     with ExitStack() as undo:
@@ -84,7 +90,11 @@ def boot(
     if storage.metastore.capabilities.persistent and not durable:
         nx.on_closing(Flusher(nx.sync).stop)
     nx.on_close(lambda: storage.release(synced=nx.closed_cleanly))
-    nx.bootstrap()
+    try:
+        orchestrator.start(nx, bricks, clock_ns)
+    except BaseException:
+        nx.close()
+        raise
     return nx
 
 

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nexus.contracts.deployment_profile import PROFILES
 from nexus.contracts.errors import ConfigError
 from nexus.contracts.filesystem import NexusFilesystem
 from nexus.factory.boot import Settings, boot
@@ -46,9 +47,19 @@ def _flag(value: Any) -> bool:
     raise ValueError("neither true nor false")
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(",") if name.strip()]
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise ValueError("neither a list of names nor text with commas between them")
+    return tuple(value)
+
+
 KEYS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "data_dir": (_text, "folder of the data, or :memory:"),
-    "profile": (_text, "what to enable; auto or embedded"),
+    "profile": (_text, f"which services to start: auto, {', '.join(PROFILES)}"),
+    "enable": (_names, "services to start besides those of the profile"),
+    "disable": (_names, "services of the profile not to start"),
     "metastore": (_text, "driver of the metastore in the data directory; sqlite"),
     "durability": (_text, "ordered or strict"),
     "retention_days": (_number, "how long history is kept"),
@@ -84,9 +95,6 @@ def read_settings(
     merged = _checked(read_file(file), file) if file else {}
     merged |= _checked(_from_environment(environment), "the environment")
     merged |= _checked(explicit, "the configuration")
-    profile = merged.pop("profile", "auto")
-    if profile not in ("auto", "embedded"):
-        raise ConfigError("connect", None, f"no profile {profile!r}; there are auto and embedded")
     return Settings(**merged)
 
 

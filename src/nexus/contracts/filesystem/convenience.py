@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import (
+    AccessDeniedError,
     ConflictError,
     InvalidArgumentError,
     PathNotDirectoryError,
@@ -217,7 +218,10 @@ class NexusFilesystem(Syscalls):
 
     def access(self, path: str, *, context: OperationContext | None = None) -> bool:
         """Return whether the caller may see what is at the path; False where nothing is."""
-        return self.sys_stat(path, context=context) is not None
+        try:
+            return self.sys_stat(path, context=context) is not None
+        except AccessDeniedError:
+            return False
 
     def exists(self, path: str, *, context: OperationContext | None = None) -> bool:
         """Return whether anything is at the path."""

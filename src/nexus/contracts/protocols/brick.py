@@ -1,0 +1,43 @@
+"""The convention of ``brick_factory.py``: how a service says how it is made. Layer: contracts.
+
+A folder beneath ``nexus.services`` has a module ``brick_factory`` with five names:
+
+- ``BRICK_NAME``: what profiles and the configuration call it;
+- ``TIER``: :data:`INDEPENDENT`, or :data:`DEPENDENT` if it asks for other services; those start
+  after all independent ones;
+- ``RESULT_KEY``: the name under which the service is looked up;
+- ``PROTOCOL``: the runtime-checkable protocol that it implements;
+- ``create(context)``: makes the service from a :class:`BrickContext`. It starts nothing.
+
+Unix counterpart: the ``module_init`` line and the MODULE_* macros of a kernel module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nexus.contracts.filesystem import NexusFilesystem
+
+INDEPENDENT = "independent"
+DEPENDENT = "dependent"
+
+
+@dataclass(frozen=True, slots=True)
+class BrickContext:
+    """What a service is made from. ``nx`` acts as an administrator; ``clock_ns`` is Unix time."""
+
+    nx: NexusFilesystem
+    clock_ns: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Brick:
+    """One brick, as its ``brick_factory`` describes it."""
+
+    name: str
+    tier: str
+    result_key: str
+    protocol: type
+    create: Callable[[BrickContext], Any]

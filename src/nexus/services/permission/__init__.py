@@ -1,0 +1,1 @@
+"""Permissions by owner and mode, denied by default."""

@@ -1,0 +1,194 @@
+"""PermissionCheckHook: strangers may do nothing, and everybody else what the mode says."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from nexus.contracts.context import OperationContext
+from nexus.contracts.errors import AccessDeniedError
+from nexus.contracts.filesystem import NexusFilesystem, WriteRequest
+from nexus.contracts.metadata import DT_MOUNT, DT_REG
+from nexus.contracts.vfs_hooks import POINTS, HookSpec, post
+from nexus.core.nexus_fs import NexusFS
+from nexus.factory.boot import Settings, boot
+
+STRANGER = OperationContext("stranger")
+OWNER = OperationContext("ada")
+MATE = OperationContext("bob", groups=("crew",))
+
+
+@pytest.fixture
+def nx() -> Iterator[NexusFS]:
+    with boot(Settings(data_dir=":memory:", profile="lite")) as filesystem:
+        filesystem.write("/home/ada/f", b"secret")
+        filesystem.write("/home/ada/d/g", b"deep")
+        filesystem.sys_setattr("/m", entry_type=DT_MOUNT, backend={"driver": "cas_memory"})
+        for path in ("/home/ada", "/home/ada/f", "/home/ada/d", "/home/ada/d/g"):
+            filesystem.sys_setattr(path, owner_id="ada")
+        yield filesystem
+
+
+MEMORY_MOUNT = {"driver": "cas_memory"}
+
+OPERATIONS: dict[str, list[Callable[[NexusFilesystem], Any]]] = {
+    "sys_read": [lambda nx: nx.sys_read("/home/ada/f")],
+    "sys_write": [lambda nx: nx.sys_write("/home/ada/f", b"x")],
+    "sys_stat": [lambda nx: nx.sys_stat("/home/ada/f"), lambda nx: nx.sys_stat("/home/ada/none")],
+    "sys_setattr": [
+        lambda nx: nx.sys_setattr("/home/ada/f", mode=0o777),
+        lambda nx: nx.sys_setattr("/home/ada/f", owner_id="stranger"),
+        lambda nx: nx.sys_setattr("/home/ada/f", attributes={"public": True}),
+        lambda nx: nx.sys_setattr("/home/ada/new", entry_type=DT_REG),
+        lambda nx: nx.sys_setattr("/home/ada/m", entry_type=DT_MOUNT, backend=MEMORY_MOUNT),
+        lambda nx: nx.sys_setattr("/__sys__/services/permission", service=object()),
+    ],
+    "sys_unlink": [
+        lambda nx: nx.sys_unlink("/home/ada/f"),
+        lambda nx: nx.sys_unlink("/home/ada/d", recursive=True),
+        lambda nx: nx.sys_unlink("/m"),
+        lambda nx: nx.sys_unlink("/__sys__/services/permission"),
+    ],
+    "sys_rename": [lambda nx: nx.sys_rename("/home/ada/f", "/home/ada/g")],
+    "sys_copy": [lambda nx: nx.sys_copy("/home/ada/f", "/home/ada/g")],
+    "sys_readdir": [
+        lambda nx: nx.sys_readdir("/home/ada"),
+        lambda nx: nx.sys_readdir("/", recursive=True),
+        lambda nx: nx.sys_readdir("/__sys__/journal"),
+        lambda nx: nx.sys_readdir("/__sys__/versions/home/ada/f"),
+    ],
+    "read": [lambda nx: nx.read("/home/ada/f"), lambda nx: nx.read("/home/ada/f", version=1)],
+    "write": [lambda nx: nx.write("/home/ada/f", b""), lambda nx: nx.write("/mine", b"")],
+    "append": [lambda nx: nx.append("/home/ada/f", b"x")],
+    "edit": [lambda nx: nx.edit("/home/ada/f", lambda old: old)],
+    "write_batch": [
+        lambda nx: nx.write_batch({"/home/ada/f": b"", "/home/ada/h": b""}),
+        lambda nx: nx.write_batch([WriteRequest("/home/ada/f", b"", append=True)]),
+    ],
+    "read_batch": [lambda nx: nx.read_batch(["/home/ada/f"])],
+    "mkdir": [lambda nx: nx.mkdir("/home/ada/sub"), lambda nx: nx.mkdir("/top")],
+    "rmdir": [lambda nx: nx.rmdir("/home/ada/d", recursive=True)],
+    "exists": [lambda nx: nx.exists("/home/ada/f")],
+    "is_directory": [lambda nx: nx.is_directory("/home/ada")],
+    "list": [lambda nx: nx.list("/home/ada")],
+    "walk": [lambda nx: list(nx.walk("/home/ada"))],
+    "glob": [lambda nx: nx.glob("*", "/home/ada")],
+    "grep": [lambda nx: nx.grep("secret", "/home/ada")],
+    "history": [lambda nx: list(nx.history("/home/ada/f"))],
+    "read_content": [lambda nx: nx.read_content("b3:" + "0" * 64)],
+    "write_content": [lambda nx: nx.write_content(b"x")],
+    "stream": [lambda nx: list(nx.stream("b3:" + "0" * 64))],
+    "stream_range": [lambda nx: list(nx.stream_range("b3:" + "0" * 64, 0, 1))],
+    "write_stream": [lambda nx: nx.write_stream([b"x"])],
+}
+"""Every call of the contract, with arguments that an administrator may use."""
+
+HARMLESS = {"access", "bind", "close", "service", "sync"}
+"""Calls that touch no entry, or that answer whether another would be refused."""
+
+
+def test_every_call_of_the_contract_is_tried() -> None:
+    public = {
+        name
+        for name, member in inspect.getmembers(NexusFilesystem, inspect.isfunction)
+        if not name.startswith("_")
+    }
+    assert set(OPERATIONS) == public - HARMLESS
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [(name, number) for name, calls in OPERATIONS.items() for number in range(len(calls))],
+)
+def test_a_stranger_is_refused_and_nothing_changes(nx: NexusFS, name: str, number: int) -> None:
+    revision = nx.store.head().revision
+    with pytest.raises(AccessDeniedError, match="stranger"):
+        OPERATIONS[name][number](nx.bind(STRANGER))
+    assert nx.store.head().revision == revision
+
+
+def test_every_point_is_guarded(nx: NexusFS) -> None:
+    passed: list[str] = []
+    spec = HookSpec(
+        interceptors=tuple(
+            post(point, lambda ctx, result, point=point: passed.append(point.name))
+            for point in POINTS
+        )
+    )
+    guarded = {row["point"] for row in nx.dispatch.rows() if row["owner"] == "permission"}
+    assert guarded == {point.name for point in POINTS}
+    nx.dispatch.register("after", spec)
+    for calls in OPERATIONS.values():
+        for call in calls:
+            with pytest.raises(AccessDeniedError):
+                call(nx.bind(STRANGER))
+    # What the checks themselves look up, they look up as an administrator.
+    assert set(passed) <= {"stat", "readdir"}
+
+
+def test_access_answers_instead_of_refusing(nx: NexusFS) -> None:
+    assert not nx.bind(STRANGER).access("/home/ada/f")
+    assert nx.bind(OWNER).access("/home/ada/f")
+
+
+def test_an_owner_may_do_what_the_mode_says(nx: NexusFS) -> None:
+    ada = nx.bind(OWNER)
+    assert ada.read("/home/ada/f") == b"secret"
+    ada.write("/home/ada/f", b"changed")
+    ada.write("/home/ada/new/file", b"made")
+    ada.sys_rename("/home/ada/new", "/home/ada/moved")
+    ada.sys_copy("/home/ada/moved", "/home/ada/copied")
+    assert ada.list("/home/ada", recursive=True)
+    ada.sys_unlink("/home/ada/copied", recursive=True)
+    ada.sys_setattr("/home/ada/f", mode=0o400)
+    with pytest.raises(AccessDeniedError, match="write access"):
+        ada.write("/home/ada/f", b"read-only now")
+
+
+def test_an_owner_may_not_go_beyond_what_is_theirs(nx: NexusFS) -> None:
+    ada = nx.bind(OWNER)
+    with pytest.raises(AccessDeniedError):
+        ada.sys_rename("/home/ada/f", "/elsewhere")
+    with pytest.raises(AccessDeniedError):
+        ada.sys_unlink("/home/ada", recursive=True)
+    with pytest.raises(AccessDeniedError):
+        ada.sys_readdir("/", recursive=True)
+
+
+def test_a_group_that_owns_an_entry_has_the_middle_bits(nx: NexusFS) -> None:
+    nx.sys_setattr("/home/ada/f", owner_id="crew", mode=0o640)
+    mate = nx.bind(MATE)
+    assert mate.read("/home/ada/f") == b"secret"
+    with pytest.raises(AccessDeniedError):
+        mate.write("/home/ada/f", b"")
+
+
+def test_others_have_their_bits_only_of_what_is_public(nx: NexusFS) -> None:
+    stranger = nx.bind(STRANGER)
+    nx.sys_setattr("/home/ada/f", mode=0o644, attributes={"public": True})
+    assert stranger.read("/home/ada/f") == b"secret"
+    with pytest.raises(AccessDeniedError):
+        stranger.write("/home/ada/f", b"")
+    nx.sys_setattr("/home/ada/f", mode=0o600)
+    with pytest.raises(AccessDeniedError):
+        stranger.read("/home/ada/f")
+
+
+def test_a_copy_of_a_tree_takes_reading_all_of_it(nx: NexusFS) -> None:
+    nx.sys_setattr("/home/ada/d/g", owner_id="someone")
+    with pytest.raises(AccessDeniedError, match="/home/ada/d/g"):
+        nx.bind(OWNER).sys_copy("/home/ada/d", "/home/ada/e")
+
+
+def test_nobody_is_checked_after_the_service_has_gone(nx: NexusFS) -> None:
+    nx.sys_unlink("/__sys__/services/permission")
+    assert nx.bind(STRANGER).read("/home/ada/f") == b"secret"
+
+
+def test_the_service_answers_questions(nx: NexusFS) -> None:
+    permission = nx.service("permission")
+    assert permission.is_allowed("/home/ada/f", 6, OWNER)
+    assert not permission.is_allowed("/home/ada/f", 4, STRANGER)
