@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +28,7 @@ def services_of(config: dict[str, Any]) -> list[str]:
 
 def test_each_profile_holds_what_the_one_before_it_does() -> None:
     assert PROFILES == ("slim", "embedded", "lite", "full")
-    for smaller, larger in zip(PROFILES, PROFILES[1:], strict=False):
+    for smaller, larger in pairwise(PROFILES):
         assert bricks_of(smaller) <= bricks_of(larger)
     assert bricks_of("auto") == bricks_of("embedded")
 
