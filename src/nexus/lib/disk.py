@@ -22,6 +22,8 @@ from nexus.contracts.errors import (
 )
 from nexus.contracts.metadata import Buffer
 
+_fdatasync = getattr(os, "fdatasync", os.fsync)
+
 
 class Disk:
     """Plain operating system calls. Stateless, so shared freely between threads."""
@@ -58,9 +60,22 @@ class Disk:
         while written < len(rest):
             written += os.write(fd, rest[written:])
 
+    def pwrite_all(self, fd: int, data: Buffer, offset: int) -> None:
+        """Write every byte at ``offset``. Errors: OSError, with a prefix written."""
+        written = os.pwrite(fd, data, offset)
+        if written == len(data):
+            return
+        rest = memoryview(data)
+        while written < len(rest):
+            written += os.pwrite(fd, rest[written:], offset + written)
+
     def fsync(self, fd: int) -> None:
         """fsync(2)."""
         os.fsync(fd)
+
+    def fdatasync(self, fd: int) -> None:
+        """fdatasync(2): the bytes and the size, not the times; fsync(2) where there is none."""
+        _fdatasync(fd)
 
     def syncfs(self, fd: int) -> None:
         """syncfs(2): write out the whole filesystem that holds ``fd``.
