@@ -22,6 +22,8 @@ from nexus.contracts.errors import (
 )
 from nexus.contracts.metadata import Buffer
 
+_KEEP_SIZE = 1  # linux/falloc.h
+_PUNCH_HOLE = 2
 _fdatasync = getattr(os, "fdatasync", os.fsync)
 
 
@@ -87,6 +89,20 @@ class Disk:
             number = _last_c_error()
             raise OSError(number, os.strerror(number))
 
+    def punch_hole(self, fd: int, offset: int, count: int) -> bool:
+        """fallocate(2): give a range of a file back to the disk, so that it reads as zeros.
+
+        Return False where the filesystem cannot.
+        """
+        if not sys.platform.startswith("linux"):
+            return False
+        if _fallocate()(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, count) == 0:
+            return True
+        number = _last_c_error()
+        if number in (errno.EOPNOTSUPP, errno.ENOSYS):
+            return False
+        raise OSError(number, os.strerror(number))
+
     def rename(self, source: str, target: str) -> None:
         """rename(2): atomic, replaces a file at the target."""
         os.rename(source, target)
@@ -126,6 +142,15 @@ def _libc() -> Any:
     import ctypes  # costs a millisecond at start-up, which most runs do not need
 
     return ctypes.CDLL(None, use_errno=True)
+
+
+@cache
+def _fallocate() -> Any:
+    import ctypes  # as above
+
+    function = _libc().fallocate
+    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return function
 
 
 def _last_c_error() -> int:

@@ -153,6 +153,10 @@ class FaultyDisk(Disk):
         self._enter("syncfs")
         super().syncfs(fd)
 
+    def punch_hole(self, fd: int, offset: int, count: int) -> bool:
+        self._enter("punch_hole")
+        return super().punch_hole(fd, offset, count)
+
     def rename(self, source: str, target: str) -> None:
         self._enter("rename", target)
         super().rename(source, target)

@@ -612,6 +612,31 @@ def test_segments_in_which_nothing_is_left_go_without_any_space(place: Place):
     assert_holds(objects, {i: stored[i] for i in last})
 
 
+def test_on_a_full_disk_the_gaps_between_objects_are_given_back(place: Place):
+    disk = FaultyDisk()
+    objects = place.open(disk=disk, segment_bytes=1 << 20)
+    stored = {object_id_of(data): data for data in (sample(n, 2000) for n in range(60))}
+    objects.put_many(list(stored.items()))
+    last = list(stored)[-6:]
+    set_aside_and_purge(objects, [i for i in stored if i not in last])
+    with disk.failing("pwrite_all", errno.ENOSPC):
+        assert objects.compact() > 90_000
+    kept = {i: stored[i] for i in last}
+    assert_holds(objects, kept)
+    assert_holds(place.open(boot=BOOT + 1), kept)
+    objects.compact()
+    assert_holds(objects, kept)
+
+
+def test_a_segment_that_is_appended_to_is_emptied_too_once_it_is_mostly_forgotten(place: Place):
+    objects = place.open(segment_bytes=1 << 20)
+    stored = fill(objects, 60)
+    set_aside_and_purge(objects, list(stored)[:-2])
+    assert objects.compact() > 0
+    assert disk_bytes(place) < 5_000
+    assert_holds(objects, {i: stored[i] for i in list(stored)[-2:]})
+
+
 def test_small_segments_are_joined(place: Place):
     stored: dict[str, bytes] = {}
     for number in range(12):  # a process that is killed again and again

@@ -351,6 +351,7 @@ class SegmentObjects(ObjectDatabase):
             self._compacting = True
         try:
             freed = 0
+            self._leave_active_segment()
             while more := self._compact_some():
                 freed += more
             return freed
@@ -366,16 +367,33 @@ class SegmentObjects(ObjectDatabase):
         entries = [entry for entry in self._entries() if entry.segment in victims]
         try:
             self._move(entries)
-        except NoSpaceError as error:
-            _log.warning("compaction stops early: %s", error)
+        except NoSpaceError:
+            # Without room for copies, the gaps can be given back where they are.
+            return sum([self._punch_gaps(number) for number in victims])
         if entries:
             self.sync()  # the copies, before what they were copied from goes
-        # Whatever could not be read or moved keeps its segment.
+        # Whatever could not be read keeps its segment.
         used = self._bytes_used()
         return sum([self._remove_segment(number) for number in victims if not used[number]])
 
+    def _leave_active_segment(self) -> None:
+        """Stop appending to a segment that is forgotten by half, so that it can be emptied."""
+        with self._locked("compact", self._root):
+            active = self._active
+            end = self._end
+        if active is None:
+            return
+        used = sum(record_bytes(entry.size) for entry in self._entries_of(active.number))
+        if used * 2 <= end:
+            with self._locked("compact", self._root):
+                self._active = None
+
     def _bytes_used(self) -> dict[int, int]:
-        """Return how much of each segment but the active one its objects take."""
+        """Return how much of each segment its objects take, without the one to append to.
+
+        That one is left out from the start: others take no more records, so what is counted
+        while writers go on can only become less.
+        """
         with self._locked("compact", self._root):
             active = self._active.number if self._active else 0
             used = {number: 0 for number in self._segment_numbers() if number != active}
@@ -387,18 +405,39 @@ class SegmentObjects(ObjectDatabase):
     def _victims(self, used: dict[int, int]) -> list[int]:
         """Return some of the segments worth emptying, those with the least in them first."""
         numbers = sorted(used, key=used.__getitem__)
-        forgotten = [n for n in numbers if used[n] * 2 <= self._size_of(n)]
+        forgotten = [n for n in numbers if used[n] * 2 <= self._allocated(n)]
         small = [n for n in numbers if n not in forgotten and used[n] * 4 <= self._segment_bytes]
         return (forgotten + (small if len(small) > 1 else []))[:_AT_A_TIME]
 
     def _remove_segment(self, number: int) -> int:
-        size = self._size_of(number)
+        allocated = self._allocated(number)
         with self._locked("compact", self._root):
             self._segments.pop(number, None)
             self._unsynced.pop(number, None)
             self._disk.unlink(self._path_of(number))
             self._names_changed = True
-        return size
+        return allocated
+
+    def _punch_gaps(self, number: int) -> int:
+        """Give the blocks between the objects of a segment back; return how many bytes."""
+        before = self._allocated(number)
+        taken = sorted(
+            (entry.offset * UNIT, entry.offset * UNIT + record_bytes(entry.size))
+            for entry in self._entries_of(number)
+        )
+        with self._locked("compact", self._root):
+            segment = self._segment_locked(number)
+            gap = FIRST_OFFSET
+            for start, end in [*taken, (segment.size(), 0)]:
+                if start > gap:
+                    self._disk.punch_hole(segment.fd, gap, start - gap)
+                gap = max(gap, end)
+        return max(0, before - self._allocated(number))
+
+    def _allocated(self, number: int) -> int:
+        """Return how many bytes of the disk a segment takes."""
+        with _translated("compact", self._root):
+            return os.stat(self._path_of(number)).st_blocks * 512
 
     def _move(self, entries: list[Entry]) -> None:
         """Append once more what the entries point to and what can be read."""
@@ -550,10 +589,6 @@ class SegmentObjects(ObjectDatabase):
 
     def _path_of(self, number: int) -> str:
         return f"{self._root}/{number:08x}{_SUFFIX}"
-
-    def _size_of(self, number: int) -> int:
-        with _translated("compact", self._root):
-            return os.stat(self._path_of(number)).st_size
 
     def _segment_locked(self, number: int) -> SegmentFile:
         segment = self._segments.get(number)
