@@ -572,6 +572,17 @@ def test_with_zeros_ahead_a_file_does_not_grow_at_each_append(place: Place):
     assert_holds(place.open(boot=BOOT + 1), stored)
 
 
+def test_a_disk_without_room_for_zeros_may_have_room_for_the_record(place: Place):
+    class NarrowDisk(Disk):
+        def pwrite_all(self, fd: int, data: bytes, offset: int) -> None:  # type: ignore[override]
+            if len(data) >= 1 << 20:
+                raise OSError(errno.ENOSPC, "no room for that much")
+            super().pwrite_all(fd, data, offset)
+
+    objects = place.open(disk=NarrowDisk(), zeros_ahead=True, segment_bytes=4 << 20)
+    assert_holds(objects, fill(objects, 20))
+
+
 # Setting aside and compaction
 
 

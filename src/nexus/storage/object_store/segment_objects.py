@@ -27,6 +27,7 @@ held for writes to the page cache, never for a sync). A reader that finds its ob
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -291,8 +292,13 @@ class SegmentObjects(ObjectDatabase):
     def _write_zeros_locked(self, segment: SegmentFile, needed: int) -> None:
         while self._zeroed_to < needed:
             start = max(self._zeroed_to, self._end)
-            self._disk.pwrite_all(segment.fd, _ZEROS_AHEAD, start)
             self._zeroed_to = start + len(_ZEROS_AHEAD)
+            try:
+                self._disk.pwrite_all(segment.fd, _ZEROS_AHEAD, start)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                return  # there may be room for the record alone
 
     def _start_segment_locked(self) -> None:
         number = self._last_number + 1
