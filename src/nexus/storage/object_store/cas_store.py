@@ -36,6 +36,7 @@ from nexus.contracts.object_store import (
     Content,
     ContentStoreABC,
     KeyInfo,
+    Leftovers,
     ObjectStoreCapabilities,
     StoredObject,
     TransportABC,
@@ -92,6 +93,7 @@ class CasStore(ContentStoreABC):
             atomic_rename=True,
             modes=True,
         )
+        self.place = transport.place
         self._transport = transport
         self._fetch = transport.fetch
         self._clock_ns = clock_ns
@@ -497,6 +499,10 @@ class CasStore(ContentStoreABC):
         if digest.hexdigest() != object_id:
             raise _damaged(operation, object_id, object_id, "its bytes do not match its hash")
         return size
+
+    def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool = False) -> Leftovers:
+        """Remove what dead processes left, see the contract."""
+        return self._transport.remove_leftovers(untouched_since_ns, dry_run=dry_run)
 
     def sync(self) -> None:
         """Make everything written so far survive a power cut."""
