@@ -18,6 +18,7 @@ from nexus.contracts.errors import (
 from nexus.contracts.metadata import DT_MOUNT, Buffer
 from nexus.contracts.object_store import PIECE_BYTES, NamespaceStoreABC
 from nexus.sdk import NexusFilesystem, connect
+from nexus.storage.object_store.local_transport import LocalTransport
 from nexus.storage.object_store.memory_transport import MemoryTransport
 from nexus.storage.object_store.path_store import PathStore
 from nexus.testing.filesystem.base import tree
@@ -205,13 +206,16 @@ def test_a_copy_that_fails_leaves_nothing_in_the_target_folder(
 # -- what a move keeps ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", [("/cas/", "/m/"), ("/m/", "/cas/"), ("/m/", "/n/")])
+@pytest.mark.parametrize(
+    "way", [("/cas/", "/m/"), ("/m/", "/cas/"), ("/m/", "/n/"), ("/cas/", "/c/")]
+)
 @pytest.mark.parametrize("what", ["f", "d/f", "d"])
 def test_a_move_keeps_owner_times_mode_and_attributes(
     nx: NexusFilesystem, tmp_path: Path, way: tuple[str, str], what: str
 ) -> None:
     folder(nx, tmp_path / "m")
     folder(nx, tmp_path / "n", "/n")
+    mount(nx, {"driver": "cas_memory"}, "/c")
     here, there = way
     nx.write(f"{here}f", b"1")
     nx.write(f"{here}d/f", b"22")
@@ -342,3 +346,75 @@ def test_a_link_swapped_in_does_not_lead_a_move_out_of_the_folder(
             nx.sys_copy(source, "/cas/x")
     assert everything_in(outside) == ["f"]
     assert not nx.exists("/cas/x")
+
+
+# -- folders within folders ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("driver", ["path_local", "cas_local"])
+@pytest.mark.parametrize("root", ["root", "root/inner", "", "alias", "alias/inner"])
+def test_a_folder_that_overlaps_one_that_is_mounted_is_refused(
+    nx: NexusFilesystem, tmp_path: Path, driver: str, root: str
+) -> None:
+    mounted = folder(nx, tmp_path / "root")
+    (mounted / "inner").mkdir()
+    (tmp_path / "alias").symlink_to(mounted)
+    nx.write("/m/inner/f", b"1")
+    before = everything_in(mounted)
+    with pytest.raises(BusyError, match="mounted at /m"):
+        mount(nx, {"driver": driver, "root": str(tmp_path / root)}, "/again")
+    assert not nx.exists("/again")
+    assert nx.read("/m/inner/f") == b"1"
+    assert everything_in(mounted) == before
+
+
+def test_a_driver_object_that_overlaps_what_is_mounted_is_refused(
+    nx: NexusFilesystem, tmp_path: Path
+) -> None:
+    folder(nx, tmp_path / "root")
+    transport = LocalTransport(str(tmp_path), confined=True)
+    with pytest.raises(BusyError):
+        mount(nx, PathStore(transport, name="mine", volume_id="mine"), "/again")
+    transport.close()
+
+
+def test_folders_side_by_side_are_mounted_together(nx: NexusFilesystem, tmp_path: Path) -> None:
+    folder(nx, tmp_path / "root")
+    folder(nx, tmp_path / "root-2", "/again")
+    nx.write("/m/f", b"1")
+    nx.sys_rename("/m/f", "/again/f")
+    assert nx.read("/again/f") == b"1"
+
+
+@pytest.mark.parametrize("driver", ["path_local", "cas_local"])
+@pytest.mark.parametrize("root", ["", "data", "data/content", "data/of-ours", "alias"])
+def test_a_folder_that_overlaps_the_data_directory_is_refused(
+    tmp_path: Path, driver: str, root: str
+) -> None:
+    data = tmp_path / "data"
+    with connect({"data_dir": str(data)}) as nx:
+        (data / "of-ours").mkdir()
+        (tmp_path / "alias").symlink_to(data)
+        with pytest.raises(BusyError):
+            mount(nx, {"driver": driver, "root": str(tmp_path / root)})
+        assert not nx.exists("/m")
+
+
+def test_a_remembered_mount_that_has_come_to_overlap_another_is_unavailable(
+    tmp_path: Path,
+) -> None:
+    with connect({"data_dir": str(tmp_path / "data")}) as nx:
+        mounted = folder(nx, tmp_path / "folder", "/a")
+        mount(nx, {"driver": "cas_local", "root": str(tmp_path / "cas")}, "/b")
+        nx.write("/b/f", b"1")
+    (tmp_path / "cas").rename(mounted / "cas")
+    (tmp_path / "cas").symlink_to(mounted / "cas")
+    with connect({"data_dir": str(tmp_path / "data")}) as nx:
+        rows = nx.sys_readdir("/__sys__/mounts", details=True)
+        assert [(row["path"], row["state"]) for row in rows] == [
+            ("/", "mounted"),
+            ("/a", "mounted"),
+            ("/b", "unavailable"),
+        ]
+        with pytest.raises(StorageError, match="in one another"):
+            nx.read("/b/f")

@@ -35,7 +35,7 @@ from nexus.contracts.metadata import (
     FileMetadata,
     Stat,
 )
-from nexus.contracts.object_store import Content, ContentStoreABC
+from nexus.contracts.object_store import Content, ContentStoreABC, Leftovers
 from nexus.core.inode_table import Inode, InodeTable, Transaction
 from nexus.core.tree_volume import TreeVolume
 from nexus.core.volume import (
@@ -395,6 +395,9 @@ class InodeVolume(TreeVolume):
 
     def content_store(self) -> ContentStoreABC:
         return self._content
+
+    def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool) -> Leftovers:
+        return self._content.remove_leftovers(untouched_since_ns, dry_run=dry_run)
 
     def sync(self) -> None:
         self._content.sync()

@@ -43,7 +43,7 @@ from nexus.contracts.metadata import (
     FileMetadata,
     Stat,
 )
-from nexus.contracts.object_store import Content, KeyInfo, NamespaceStoreABC
+from nexus.contracts.object_store import Content, KeyInfo, Leftovers, NamespaceStoreABC
 from nexus.core.inode_table import Inode, OverlayTable, Transaction
 from nexus.core.tree_volume import TreeVolume
 from nexus.core.volume import (
@@ -504,6 +504,9 @@ class PathVolume(TreeVolume):
         return self._ask(operation, relative, self._store.set_mode, key, mode)
 
     # -- the rest -----------------------------------------------------------------------------
+
+    def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool) -> Leftovers:
+        return self._store.remove_leftovers(untouched_since_ns, dry_run=dry_run)
 
     def sync(self) -> None:
         self._store.sync()

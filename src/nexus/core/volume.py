@@ -30,7 +30,7 @@ from nexus.contracts.errors import (
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
 from nexus.contracts.metadata import Buffer, FileMetadata, Stat
-from nexus.contracts.object_store import Content, ContentStoreABC
+from nexus.contracts.object_store import Content, ContentStoreABC, Leftovers
 from nexus.core.inode_table import Transaction
 from nexus.lib.paths import join
 
@@ -225,6 +225,10 @@ class Volume(ABC):
         raise NotSupportedError(
             "content", self.point, "this mount is not content-addressed", hint="use a CAS mount"
         )
+
+    def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool) -> Leftovers:
+        """Remove what dead processes left unfinished behind the volume; say what it was."""
+        return Leftovers(0, 0)
 
     @abstractmethod
     def sync(self) -> None:

@@ -47,7 +47,7 @@ from nexus.contracts.object_store import (
     TransportABC,
     TransportCapabilities,
 )
-from nexus.lib.disk import Disk, storage_error
+from nexus.lib.disk import Disk, folder_place, storage_error
 from nexus.storage.object_store import local_leftovers
 from nexus.storage.object_store.confinement import (
     Confinement,
@@ -104,7 +104,7 @@ class LocalTransport(TransportABC):
         self._confinement = Confinement(self.root) if confined else None
         self._listing = Listing(self._prefix, self.info, self._confinement)
         try:
-            self.place = _identities(self.root)
+            self.place = folder_place(self.root)
             self._rounds = SyncRounds(self.root, disk)
         except OSError as error:
             raise _translate("open", root, error) from error
@@ -519,13 +519,6 @@ def _key_info(key: str, status: os.stat_result) -> KeyInfo | None:
         f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}",
         status.st_mode & _PERMISSIONS,
     )
-
-
-def _identities(folder: str) -> tuple[str, ...]:
-    """Return what tells a real folder and those above it apart, whatever names they go by."""
-    parts = folder.rstrip("/").split("/")
-    paths = ("/".join(parts[:end]) or "/" for end in range(1, len(parts) + 1))
-    return tuple(f"{status.st_dev:x}:{status.st_ino:x}" for status in map(os.stat, paths))
 
 
 def _is_directory(path: str) -> bool:
