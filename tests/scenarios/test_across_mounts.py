@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from nexus.contracts.errors import (
 )
 from nexus.contracts.metadata import DT_MOUNT, Buffer
 from nexus.contracts.object_store import PIECE_BYTES, NamespaceStoreABC
+from nexus.core.nexus_fs import NexusFS
 from nexus.sdk import NexusFilesystem, connect
 from nexus.storage.object_store.local_transport import LocalTransport
 from nexus.storage.object_store.memory_transport import MemoryTransport
@@ -346,6 +348,37 @@ def test_a_link_swapped_in_does_not_lead_a_move_out_of_the_folder(
             nx.sys_copy(source, "/cas/x")
     assert everything_in(outside) == ["f"]
     assert not nx.exists("/cas/x")
+
+
+@pytest.mark.parametrize("source", ["file-link", "directory-link"])
+def test_moving_a_link_out_moves_its_content_and_leaves_what_it_leads_to(
+    nx: NexusFilesystem, tmp_path: Path, source: str
+) -> None:
+    root = folder(nx, tmp_path / "m")
+    nx.write("/m/d/f", b"1")
+    (root / "directory-link").symlink_to("d")
+    (root / "file-link").symlink_to("d/f")
+    nx.sys_rename(f"/m/{source}", "/cas/x")
+    assert nx.read("/cas/x" if source == "file-link" else "/cas/x/f") == b"1"
+    assert nx.read("/m/d/f") == b"1"
+    assert not (root / source).is_symlink()
+
+
+def test_the_answer_of_a_copy_is_of_the_copy(
+    nx: NexusFilesystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(nx, NexusFS)
+    nx.write("/f", b"copied")
+    hold = nx.locks.copy_pair
+
+    @contextmanager
+    def hold_then_meddle(source: str, target: str) -> Iterator[None]:
+        with hold(source, target):
+            yield
+        nx.write("/g", b"by somebody else, as soon as it is unlocked")
+
+    monkeypatch.setattr(nx.locks, "copy_pair", hold_then_meddle)
+    assert nx.sys_copy("/f", "/g")["size"] == len(b"copied")
 
 
 # -- folders within folders ----------------------------------------------------------------
