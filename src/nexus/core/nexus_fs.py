@@ -27,8 +27,8 @@ from nexus.contracts.context import ROOT_ZONE_ID, OperationContext
 from nexus.contracts.errors import (
     BusyError,
     ClosedError,
-    ConflictError,
     InvalidArgumentError,
+    NexusError,
     NotSupportedError,
     PathNotFoundError,
     StorageError,
@@ -461,11 +461,9 @@ class NexusFS(NexusFilesystem):
         with Transaction(self.store) as second:
             try:
                 departure.remove(second, actor)
-            except ConflictError as error:
-                copied = f"what was there before is at {target[0].absolute(target[1])}"
-                raise ConflictError(
-                    error.operation, error.path, error.reason, hint=copied
-                ) from error
+            except NexusError as error:
+                hint = f"a whole copy is at {target[0].absolute(target[1])}"
+                raise type(error)("rename", error.path, error.reason, hint=hint) from error
             return moved, second.commit(durable=self._durable)
 
     def _transfer(

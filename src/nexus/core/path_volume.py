@@ -506,7 +506,10 @@ class PathVolume(TreeVolume):
     # -- the rest -----------------------------------------------------------------------------
 
     def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool) -> Leftovers:
-        return self._store.remove_leftovers(untouched_since_ns, dry_run=dry_run)
+        def call() -> Leftovers:
+            return self._store.remove_leftovers(untouched_since_ns, dry_run=dry_run)
+
+        return self._ask("gc", "/", call)
 
     def sync(self) -> None:
         self._store.sync()

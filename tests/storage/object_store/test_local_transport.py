@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -634,3 +637,41 @@ def test_of_two_hard_links_one_is_left_after_a_rename(confined, root):
     confined.rename_key("one", "two")
     assert everything_in(root) == ["two"]
     assert confined.fetch("two") == b"kept"
+
+
+@contextmanager
+def unprivileged():
+    """A folder, and for the block a user whom permission bits bind."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        os.seteuid(user)
+        shutil.rmtree(folder)
+
+
+def test_a_tree_goes_whatever_the_modes_of_its_folders():
+    with unprivileged() as folder:
+        transport = LocalTransport(str(folder), confined=True)
+        transport.store("d/closed/deep/file", b"x")
+        for key, mode in (("d/closed/deep", 0o500), ("d/closed", 0o000), ("d", 0o500)):
+            transport.set_mode(key, mode)
+        assert transport.remove_tree("d") is True
+        assert os.listdir(folder) == []
+
+
+def test_a_tree_that_cannot_be_deleted_is_shown_again(root, monkeypatch):
+    transport = LocalTransport(str(root), confined=True)
+    transport.store("d/file", b"x")
+
+    def refuse(path):
+        raise PermissionError(errno.EPERM, "not yours", path)
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(AccessDeniedError):
+        transport.remove_tree("d")
+    assert everything_in(root) == ["d", "d/file"]

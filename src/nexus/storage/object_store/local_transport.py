@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
@@ -48,7 +47,7 @@ from nexus.contracts.object_store import (
     TransportCapabilities,
 )
 from nexus.lib.disk import Disk, folder_place, storage_error
-from nexus.storage.object_store import local_leftovers
+from nexus.storage.object_store import local_removal
 from nexus.storage.object_store.confinement import (
     Confinement,
     Place,
@@ -315,7 +314,7 @@ class LocalTransport(TransportABC):
         """Remove what dead processes left anywhere below the root, see the contract."""
         with _Translated("remove_leftovers", ""):
             disk = self._disk
-            return local_leftovers.sweep(self.root, untouched_since_ns, disk, dry_run=dry_run)
+            return local_removal.sweep(self.root, untouched_since_ns, disk, dry_run=dry_run)
 
     # -- the tree -----------------------------------------------------------------------------
 
@@ -349,10 +348,10 @@ class LocalTransport(TransportABC):
     def _remove_leftovers(self, key: str, path: str) -> None:
         """Remove what killed processes left, where the directory holds nothing else."""
         names = os.listdir(path)
-        if not all(map(local_leftovers.is_dead, names)):
+        if not all(map(local_removal.is_dead, names)):
             raise DirectoryNotEmptyError("remove", key, "the directory is not empty")
         for name in names:
-            local_leftovers.remove(f"{path}/{name}", self._disk)
+            local_removal.delete(f"{path}/{name}", self._disk)
 
     def remove_tree(self, key: str) -> bool:
         """Remove a key with everything beneath it, see the contract."""
@@ -365,12 +364,19 @@ class LocalTransport(TransportABC):
             return False
         with _Translated("remove_tree", key):
             path = self._entry_path("remove_tree", hidden)
-            if _is_directory(path):
-                shutil.rmtree(path)
-            else:
-                self._disk.unlink(path)
+            try:
+                local_removal.delete(path, self._disk)
+            except BaseException:
+                self._show_again(path, key)
+                raise
             self._rounds.note_removed(path)
         return True
+
+    def _show_again(self, hidden: str, key: str) -> None:
+        # Not to be deleted, so not to be hidden; gc would not delete it either.
+        path = self._entry_path("remove_tree", key, missing_ok=True)
+        if os.path.lexists(hidden) and not os.path.lexists(path):
+            self._disk.rename(hidden, path)
 
     def rename_key(self, source: str, target: str) -> None:
         """Move a key or a directory, see the contract; missing parents are made."""

@@ -1,9 +1,9 @@
-"""Removes what killed processes left under staging names in the folders of a local disk.
+"""Deletes folders, and what killed processes left under staging names in those of a local disk.
 
-Layer: storage. Its job: telling leftovers from what is being written, and deleting them. It
-decides no age: its caller hands one in. Unix counterpart: tmpwatch(8).
+Layer: storage. Its job: telling leftovers from what is being written, and deleting what is out of
+sight already. It decides no age: its caller hands one in. Unix counterparts: rm(1), tmpwatch(8).
 
-Invariant: nothing goes whose process lives, whatever its age, and nothing without a staging name.
+Invariant: no leftover goes whose process lives, whatever its age.
 """
 
 from __future__ import annotations
@@ -18,22 +18,37 @@ from nexus.contracts.object_store import Leftovers
 from nexus.lib.disk import Disk
 from nexus.storage.object_store.staging import is_leftover, is_staging_name
 
+_OWNER = 0o700
+
 
 def is_dead(name: str) -> bool:
     """Return whether a name is a staging name of a process that is gone."""
     return is_staging_name(name) and is_leftover(name)
 
 
-def remove(path: str, disk: Disk) -> None:
-    """Delete a leftover, a folder with all beneath it; gone already is no error. Errors: OSError.
+def delete(path: str, disk: Disk) -> None:
+    """Delete a file, or a folder with all beneath it; gone already is no error. Errors: OSError.
 
-    Links are deleted, not followed.
+    Links are deleted, not followed. A folder's own mode protects nothing in it: whoever deletes
+    from outside has asked for all of it.
     """
     with suppress(FileNotFoundError):
-        if stat.S_ISDIR(os.lstat(path).st_mode):
-            shutil.rmtree(path)
-        else:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
             disk.unlink(path)
+            return
+        try:
+            shutil.rmtree(path)
+        except PermissionError:
+            _make_writable(path)
+            shutil.rmtree(path)
+
+
+def _make_writable(path: str) -> None:
+    os.chmod(path, _OWNER)
+    for folder, directories, _ in os.walk(path):
+        for below in (f"{folder}/{name}" for name in directories):
+            if not os.path.islink(below):
+                os.chmod(below, _OWNER)
 
 
 def sweep(root: str, untouched_since_ns: int, disk: Disk, *, dry_run: bool) -> Leftovers:
@@ -48,7 +63,7 @@ def sweep(root: str, untouched_since_ns: int, disk: Disk, *, dry_run: bool) -> L
         if not found or max(status.st_mtime_ns for status in found) >= untouched_since_ns:
             continue
         if not dry_run:
-            remove(path, disk)
+            delete(path, disk)
         entries += 1
         size_bytes += sum(s.st_size for s in found if stat.S_ISREG(s.st_mode))
     return Leftovers(entries, size_bytes)
