@@ -205,6 +205,32 @@ def test_a_copy_that_fails_leaves_nothing_in_the_target_folder(
     assert everything_in(root) == []
 
 
+class Logged(MemoryTransport):
+    """Notes what makes bytes durable and what takes them away."""
+
+    def __init__(self, log: list[str], who: str) -> None:
+        super().__init__()
+        self._log = log
+        self._who = who
+
+    def sync(self) -> None:
+        self._log.append(f"{self._who} synced")
+
+    def remove_tree(self, key: str) -> bool:
+        self._log.append(f"{self._who} deleted")
+        return super().remove_tree(key)
+
+
+def test_what_moves_is_durable_at_its_target_before_its_source_goes(nx: NexusFilesystem) -> None:
+    log: list[str] = []
+    for who in ("source", "target"):
+        store = PathStore(Logged(log, who), name=who, volume_id=who)
+        mount(nx, store, f"/{who}")
+    nx.write("/source/f", b"1")
+    nx.sys_rename("/source/f", "/target/f")
+    assert log == ["target synced", "source deleted"]
+
+
 # -- what a move keeps ---------------------------------------------------------------------
 
 
