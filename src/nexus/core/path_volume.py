@@ -15,16 +15,14 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from heapq import heappop, heappush
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec.structs import replace
 
 from nexus.contracts.errors import (
     ConflictError,
-    ContentNotFoundError,
     CorruptionError,
     DirectoryNotEmptyError,
     InvalidPathError,
@@ -45,6 +43,7 @@ from nexus.contracts.metadata import (
 )
 from nexus.contracts.object_store import Content, KeyInfo, Leftovers, NamespaceStoreABC
 from nexus.core.inode_table import Inode, OverlayTable, Transaction
+from nexus.core.namespace_tree import PAGE, NamespaceTree, key_of
 from nexus.core.tree_volume import TreeVolume
 from nexus.core.volume import (
     Actor,
@@ -53,13 +52,9 @@ from nexus.core.volume import (
     check_precondition,
     is_directory,
     mime_type_of,
-    missing,
 )
 from nexus.lib.hashing import RunningDigest, hex_digest_of
 from nexus.lib.paths import join, name
-
-T = TypeVar("T")
-_PAGE = 1000
 
 
 class PathVolume(TreeVolume):
@@ -81,12 +76,13 @@ class PathVolume(TreeVolume):
     ) -> None:
         super().__init__(point, table, store.name, zone_id, durable=durable)
         self._store = store
+        self._tree = NamespaceTree(store, self.absolute)
         self._owner_id = owner_id
 
     # -- reading ------------------------------------------------------------------------------
 
     def stat(self, relative: str) -> Stat | None:
-        info = self._info("stat", relative)
+        info = self._tree.info("stat", relative)
         return None if info is None else self._stat_of(relative, info)
 
     def _stat_of(self, relative: str, info: KeyInfo) -> Stat:
@@ -96,29 +92,14 @@ class PathVolume(TreeVolume):
     def _lookup(
         self, operation: str, relative: str, txn: Transaction | None = None
     ) -> FileMetadata | None:
-        info = self._info(operation, relative)
+        info = self._tree.info(operation, relative)
         return None if info is None else self._shown(relative, info)[0]
 
     def _has_children(self, operation: str, relative: str) -> bool:
-        return bool(self._list(operation, relative, "", 1))
+        return bool(self._tree.page(operation, relative, "", 1))
 
     def _rootless(self, operation: str) -> StorageError:
         return StorageError(operation, self.point, "the folder behind the mount is gone")
-
-    def _info(self, operation: str, relative: str) -> KeyInfo | None:
-        return self._ask(operation, relative, self._store.stat, _key(relative))
-
-    def _ask(self, operation: str, relative: str, call: Callable[..., T], *args: Any) -> T:
-        """Call the driver, and put the kernel's operation and path on its errors."""
-        try:
-            return call(*args)
-        except ContentNotFoundError as error:
-            raise missing(operation, self.absolute(relative)) from error
-        except NexusError as error:
-            if error.path is not None and error.path.startswith("/"):
-                raise  # of the volume whose bytes the driver was taking; keys have no slash there
-            path = self.absolute(relative)
-            raise type(error)(operation, path, error.reason, hint=error.hint) from error
 
     def _shown(self, relative: str, info: KeyInfo) -> tuple[FileMetadata, int]:
         """Return what the driver and the overlay say together, and the revision, 0 if none."""
@@ -173,55 +154,19 @@ class PathVolume(TreeVolume):
                 hint="copy the file to a CAS mount to have its history kept",
             )
         self._file(operation, relative)
-        return self._ask(operation, relative, self._store.read, _key(relative), offset, count)
+        return self._tree.at(operation, relative, self._store.read, offset, count)
 
     def names(self, relative: str) -> list[str] | None:
-        page = self._list("readdir", relative, "", _PAGE)
-        return None if len(page) == _PAGE else [name("/" + info.key) for info in page]
+        page = self._tree.page("readdir", relative, "", PAGE)
+        return None if len(page) == PAGE else [name("/" + info.key) for info in page]
 
     def entries(self, relative: str, after: str = "") -> Iterator[Stat]:
-        for info in self._children(relative, after):
+        for info in self._tree.children(relative, after):
             yield self._stat_of("/" + info.key, info)
-
-    def _list(self, operation: str, relative: str, after: str, limit: int) -> list[KeyInfo]:
-        return self._ask(
-            operation, relative, self._store.list_dir, _key(relative), _key(after or "/"), limit
-        )
-
-    def _children(self, relative: str, after: str = "") -> Iterator[KeyInfo]:
-        while True:
-            page = self._list("readdir", relative, after, _PAGE)
-            yield from page
-            if len(page) < _PAGE:
-                return
-            after = "/" + page[-1].key
 
     def subtree(self, relative: str, after: str = "") -> Iterator[Stat]:
-        for info in self._walk(relative, after):
+        for info in self._tree.walk(relative, after):
             yield self._stat_of("/" + info.key, info)
-
-    def _walk(self, relative: str, after: str) -> Iterator[KeyInfo]:
-        """Yield everything beneath a directory, bytewise by path, after the path ``after``.
-
-        A merge of the directories that have been met and are not exhausted: what lies in one
-        sorts as ``name/…``, so among siblings such as ``name.txt`` and ``name-1``.
-        """
-        waiting: list[tuple[str, KeyInfo, Iterator[KeyInfo]]] = []
-
-        def advance(listing: Iterator[KeyInfo]) -> None:
-            info = next(listing, None)
-            if info is not None:
-                heappush(waiting, (info.key, info, listing))
-
-        advance(self._children(relative))
-        while waiting:
-            _, info, listing = heappop(waiting)
-            if "/" + info.key > after:
-                yield info
-            advance(listing)
-            enters = info.is_directory and not info.is_linked
-            if enters and f"/{info.key}0" > after:  # "0" follows "/"
-                advance(self._children("/" + info.key))
 
     # -- writing files ------------------------------------------------------------------------
 
@@ -247,11 +192,11 @@ class PathVolume(TreeVolume):
             data = _joined(request.buf)
             written = self._splice(operation, relative, old.size, data)
             return self._put_file(txn, relative, old, written, len(data), actor)
-        written = self._ask(operation, relative, self._store.write, _key(relative), request.buf)
+        written = self._tree.at(operation, relative, self._store.write, request.buf)
         return self._put_file(txn, relative, old, written, written.size, actor)
 
     def _splice(self, operation: str, relative: str, offset: int, data: Buffer) -> KeyInfo:
-        return self._ask(operation, relative, self._store.splice, _key(relative), offset, data)
+        return self._tree.at(operation, relative, self._store.splice, offset, data)
 
     def write_at(
         self,
@@ -298,7 +243,7 @@ class PathVolume(TreeVolume):
     def _ensure_parent(
         self, txn: Transaction, operation: str, relative: str, create: bool, actor: Actor
     ) -> None:
-        if self._store.is_hidden(_key(relative)):
+        if self._store.is_hidden(key_of(relative)):
             reason = "such names are kept for files that are not complete yet"
             raise InvalidPathError(operation, self.absolute(relative), reason)
         super()._ensure_parent(txn, operation, relative, create, actor)
@@ -306,7 +251,7 @@ class PathVolume(TreeVolume):
     def _make_directory(
         self, txn: Transaction, operation: str, relative: str, actor: Actor
     ) -> None:
-        info = self._ask(operation, relative, self._store.create_dir, _key(relative))
+        info = self._tree.at(operation, relative, self._store.create_dir)
         self._sync_if_durable()
         self._drop_overlays(txn, relative)
         self._put(txn, relative, self._new(relative, info, actor), actor)
@@ -314,7 +259,7 @@ class PathVolume(TreeVolume):
     def _set_mode(self, relative: str, mode: int) -> dict[str, Any]:
         if not self._store.capabilities.modes:
             return {}
-        info = self._ask("setattr", relative, self._store.set_mode, _key(relative), mode)
+        info = self._tree.at("setattr", relative, self._store.set_mode, mode)
         return {"etag": _etag(info)}
 
     # -- removing, moving, copying ------------------------------------------------------------
@@ -323,10 +268,10 @@ class PathVolume(TreeVolume):
         meta = self._existing("unlink", relative)
         removed = 1
         if meta.entry_type == DT_REG:
-            self._ask("unlink", relative, self._store.remove, _key(relative))
+            self._tree.at("unlink", relative, self._store.remove)
         elif recursive:
-            removed += sum(1 for _ in self._walk(relative, ""))
-            self._ask("unlink", relative, self._store.remove_tree, _key(relative))
+            removed += sum(1 for _ in self._tree.walk(relative))
+            self._tree.at("unlink", relative, self._store.remove_tree)
         elif self._has_children("unlink", relative):
             raise DirectoryNotEmptyError(
                 "unlink",
@@ -335,7 +280,7 @@ class PathVolume(TreeVolume):
                 hint="pass recursive=True to remove everything in it",
             )
         else:
-            self._ask("unlink", relative, self._store.remove, _key(relative))
+            self._tree.at("unlink", relative, self._store.remove)
         self._note_removed(txn, relative, meta.entry_type != DT_REG, actor)
         return removed
 
@@ -360,16 +305,16 @@ class PathVolume(TreeVolume):
     def rename(self, txn: Transaction, old: str, new: str, actor: Actor) -> int:
         meta = self._source(txn, "rename", old, new, actor)
         is_directory = meta.entry_type != DT_REG
-        count = 1 + sum(1 for _ in self._walk(old, "")) if is_directory else 1
-        if is_directory and self._info("rename", new) is not None:
-            self._ask("rename", new, self._store.remove, _key(new))
-        self._ask("rename", old, self._store.rename, _key(old), _key(new))
+        count = 1 + sum(1 for _ in self._tree.walk(old)) if is_directory else 1
+        if is_directory and self._tree.info("rename", new) is not None:
+            self._tree.at("rename", new, self._store.remove)
+        self._tree.at("rename", old, self._store.rename, key_of(new))
         self._sync_if_durable()
         self._drop_overlays(txn, new)  # what others removed there has nothing to do with it
         for path, inode in list(self._overlays(old)):
             txn.remove(self.table, path, inode)
             txn.put(self.table, join(new, path[len(old) :] or "/"), inode.meta)
-        moved = self._info("rename", new)
+        moved = self._tree.info("rename", new)
         if moved is not None and not moved.is_directory:
             # Renaming changes the file's ctime, and with it the fingerprint.
             txn.put(self.table, new, replace(meta, etag=_etag(moved)))
@@ -382,8 +327,8 @@ class PathVolume(TreeVolume):
             departure = self.send("copy", source, is_move=False)
             return self.receive(txn, "copy", target, departure, actor)
         old = self._lookup("copy", target)
-        info = self._ask("copy", source, self._store.copy, _key(source), _key(target))
-        info = self._with_mode("copy", target, _key(target), info, meta.mode)
+        info = self._tree.at("copy", source, self._store.copy, key_of(target))
+        info = self._with_mode("copy", target, key_of(target), info, meta.mode)
         self._sync_if_durable()
         fresh = self._new(target, info, actor)
         self._put_arrived(txn, target, fresh, meta, old, actor, moving=False)
@@ -398,8 +343,7 @@ class PathVolume(TreeVolume):
             entries = self._found(operation, relative)
 
         def remove(txn: Transaction, actor: Actor) -> None:
-            key = _key(relative)
-            self._ask(operation, relative, self._store.remove_unchanged, key, inventory)
+            self._tree.at(operation, relative, self._store.remove_unchanged, inventory)
             self._note_removed(txn, relative, is_directory, actor)
 
         return Departure(is_directory, is_move, entries, remove)
@@ -411,21 +355,21 @@ class PathVolume(TreeVolume):
 
         Errors: as the store's inventory, before the first entry; ConflictError after the last.
         """
-        inventory |= self._ask(operation, relative, self._store.inventory, _key(relative))
+        inventory |= self._tree.at(operation, relative, self._store.inventory)
         for below in sorted(inventory):
             yield self._entry(operation, relative, below, inventory[below])
-        now = self._ask(operation, relative, self._store.inventory, _key(relative))
+        now = self._tree.at(operation, relative, self._store.inventory)
         if _etags(now) != _etags(inventory):
             reason = "others changed it while it was copied"
             raise ConflictError(operation, self.absolute(relative), reason, hint="try again")
 
     def _found(self, operation: str, relative: str) -> Iterator[TreeEntry]:
-        top = self._info(operation, relative)
+        top = self._tree.info(operation, relative)
         if top is None:
             raise self._absent(operation, relative)
         yield self._entry(operation, relative, "/", top)
         if top.is_directory:
-            for info in self._walk(relative, ""):
+            for info in self._tree.walk(relative):
                 below = "/" + info.key if relative == "/" else info.key[len(relative) - 1 :]
                 yield self._entry(operation, relative, below, info)
 
@@ -436,8 +380,8 @@ class PathVolume(TreeVolume):
     def _pieces(self, operation: str, relative: str, info: KeyInfo) -> Iterator[bytes]:
         if info.is_directory:
             return
-        pieces = self._ask(operation, relative, self._store.stream, _key(relative), info)
-        while piece := self._ask(operation, relative, next, pieces, b""):
+        pieces = self._tree.at(operation, relative, self._store.stream, info)
+        while piece := self._tree.ask(operation, relative, next, pieces, b""):
             yield piece
 
     def receive(
@@ -445,12 +389,12 @@ class PathVolume(TreeVolume):
     ) -> int:
         self._ensure_parent(txn, operation, target, False, actor)
         old = self._lookup(operation, target)
-        staging = self._store.staging_path(_key(target))
+        staging = self._store.staging_path(key_of(target))
         try:
             staged = self._stage(operation, target, staging, departure.entries)
             if old is not None and old.entry_type != DT_REG:
-                self._ask(operation, target, self._store.remove, _key(target))
-            self._ask(operation, target, self._store.rename, staging, _key(target))
+                self._tree.at(operation, target, self._store.remove)
+            self._tree.ask(operation, target, self._store.rename, staging, key_of(target))
         except BaseException:
             with suppress(NexusError):  # the first error is the one to tell; a collection sweeps
                 self._store.remove_tree(staging)
@@ -461,7 +405,7 @@ class PathVolume(TreeVolume):
             path = join(target, relative)
             if relative == "/" and not info.is_directory:
                 # Renaming changes the file's ctime, and with it the fingerprint.
-                info = self._info(operation, path) or info
+                info = self._tree.info(operation, path) or info
             fresh = self._new(path, info, actor)
             replaced = old if relative == "/" else None
             self._put_arrived(txn, path, fresh, source, replaced, actor, moving=departure.is_move)
@@ -475,7 +419,7 @@ class PathVolume(TreeVolume):
         for entry in entries:
             key = staging + ("" if entry.relative == "/" else entry.relative)
             if entry.meta.entry_type != DT_REG:
-                info = self._ask(operation, target, self._store.create_dir, key)
+                info = self._tree.ask(operation, target, self._store.create_dir, key)
             else:
                 info = self._store_verified(operation, join(target, entry.relative), key, entry)
                 info = self._with_mode(operation, target, key, info, entry.meta.mode)
@@ -488,9 +432,9 @@ class PathVolume(TreeVolume):
 
     def _store_verified(self, operation: str, path: str, key: str, entry: TreeEntry) -> KeyInfo:
         digest = RunningDigest()
-        info = self._ask(operation, path, self._store.write, key, digest.through(entry.pieces))
-        stored = self._ask(operation, path, self._store.stream, key, info)
-        if self._ask(operation, path, hex_digest_of, stored) != digest.hex():
+        info = self._tree.ask(operation, path, self._store.write, key, digest.through(entry.pieces))
+        stored = self._tree.ask(operation, path, self._store.stream, key, info)
+        if self._tree.ask(operation, path, hex_digest_of, stored) != digest.hex():
             raise CorruptionError(
                 operation, self.absolute(path), "what was stored does not read as it was written"
             )
@@ -501,7 +445,7 @@ class PathVolume(TreeVolume):
     ) -> KeyInfo:
         if not self._store.capabilities.modes or info.mode == mode:
             return info
-        return self._ask(operation, relative, self._store.set_mode, key, mode)
+        return self._tree.ask(operation, relative, self._store.set_mode, key, mode)
 
     # -- the rest -----------------------------------------------------------------------------
 
@@ -509,17 +453,13 @@ class PathVolume(TreeVolume):
         def call() -> Leftovers:
             return self._store.remove_leftovers(untouched_since_ns, dry_run=dry_run)
 
-        return self._ask("gc", "/", call)
+        return self._tree.ask("gc", "/", call)
 
     def sync(self) -> None:
         self._store.sync()
 
     def close(self) -> None:
         self._store.close()
-
-
-def _key(relative: str) -> str:
-    return relative[1:]
 
 
 def _etag(info: KeyInfo) -> str:
