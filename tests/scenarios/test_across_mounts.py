@@ -1,6 +1,8 @@
 """Moves and copies across mounts of folders that others change: nothing is lost or torn."""
 
+import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,6 +172,23 @@ def test_a_source_that_others_change_after_the_copy_stays_and_the_error_names_bo
         nx.sys_rename("/m/f", "/cas/f")
     assert raised.value.path == "/m/f"
     assert (nx.read("/m/f"), nx.read("/cas/f")) == (b"theirs", b"ours")
+
+
+def test_a_source_that_cannot_be_deleted_is_seen_again(
+    nx: NexusFilesystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder(nx, tmp_path / "m")
+    nx.write("/m/d/f", b"1")
+
+    def refuse(path: str) -> None:
+        raise PermissionError(errno.EPERM, "not yours", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", refuse)
+        with pytest.raises(AccessDeniedError, match="/cas/d"):
+            nx.sys_rename("/m/d", "/cas/d")
+    assert everything_in(root) == ["d", "d/f"]
+    assert nx.read("/cas/d/f") == b"1"
 
 
 class Damaging(MemoryTransport):

@@ -186,10 +186,10 @@ class PathStore(NamespaceStoreABC):
             try:
                 if not _agree(self.inventory(hidden), inventory):
                     raise _changed("remove", path)
+                self._transport.remove_tree(hidden)
             except BaseException:
                 self._put_back(hidden, path)
                 raise
-            self._transport.remove_tree(hidden)
 
     def _put_back(self, hidden: str, path: str) -> None:
         if self._transport.info(path) is not None:  # others have made another meanwhile
