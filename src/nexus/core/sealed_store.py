@@ -40,7 +40,7 @@ from nexus.contracts.metastore import Batch, Condition, MetastoreABC
 _PREFIX_BYTES = 16  # seal, revision; both big-endian
 _REVISION = struct.Struct(">Q")  # big-endian, so that it sorts in keys
 _HEAD = struct.Struct("<QQQQ")  # revision, records, sum of seals, first revision in the journal
-_HEAD_KEY = b"\x00head"
+_HEAD_KEY = b"K"  # next to the newest journal entry, for one page less in each commit
 _MASK = (1 << 64) - 1
 _GROUP_LIMIT = 256
 SCAN_PAGE = 512

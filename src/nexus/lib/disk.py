@@ -58,9 +58,32 @@ class Disk:
         while written < len(rest):
             written += os.write(fd, rest[written:])
 
+    def pwrite_all(self, fd: int, data: Buffer, offset: int) -> None:
+        """Write every byte at ``offset``. Errors: OSError, with a prefix written."""
+        rest = memoryview(data)
+        while rest:
+            written = os.pwrite(fd, rest, offset)
+            rest = rest[written:]
+            offset += written
+
+    def truncate(self, fd: int, size_bytes: int) -> None:
+        """ftruncate(2)."""
+        os.ftruncate(fd, size_bytes)
+
+    def size(self, fd: int) -> int:
+        """Return the size of an open file: fstat(2)."""
+        return os.fstat(fd).st_size
+
     def fsync(self, fd: int) -> None:
         """fsync(2)."""
         os.fsync(fd)
+
+    def fdatasync(self, fd: int) -> None:
+        """fdatasync(2): content and size; fsync(2) where there is no such call."""
+        if sys.platform == "darwin":
+            os.fsync(fd)
+        else:
+            os.fdatasync(fd)
 
     def syncfs(self, fd: int) -> None:
         """syncfs(2): write out the whole filesystem that holds ``fd``.

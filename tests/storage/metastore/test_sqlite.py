@@ -102,12 +102,12 @@ class SlowSyncDisk(Disk):
         self.started = threading.Event()
         self.go_on = threading.Event()
 
-    def fsync(self, fd: int) -> None:
+    def fdatasync(self, fd: int) -> None:
         if self.slow:
             self.syncs += 1
             self.started.set()
             self.go_on.wait()
-        super().fsync(fd)
+        super().fdatasync(fd)
 
 
 def test_readers_do_not_wait_for_a_sync_and_queued_writers_share_one(path):
