@@ -41,14 +41,14 @@ pages to read anew, the writer's has them at hand.
 
 from __future__ import annotations
 
-import operator
 import os
 import secrets
 import sqlite3
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import islice
+from itertools import chain, islice
+from operator import itemgetter, lt
 from typing import NoReturn
 
 from nexus.contracts.errors import (
@@ -89,6 +89,8 @@ from nexus.storage.metastore.sqlite_readers import ReaderPool
 _GET = "SELECT v, ver FROM kv WHERE k = ?"
 _VERSION = "SELECT ver FROM kv WHERE k = ?"
 _PUT = "INSERT OR REPLACE INTO kv(k, ver, v) VALUES(?, ?, ?)"
+_ROWS_AT_ONCE = 50
+_PUT_MANY = _PUT + ", (?, ?, ?)" * (_ROWS_AT_ONCE - 1)
 _DELETE = "DELETE FROM kv WHERE k = ?"
 _SET_REVISION = "UPDATE meta SET v = ? WHERE k = 'revision'"
 _SET_CLOCK = "UPDATE meta SET v = ? WHERE k = 'clock'"
@@ -364,7 +366,7 @@ class SqliteMetastore(MetastoreABC):
                 self._check_condition_locked(condition)
             if batch.deletes:
                 self._executemany(_DELETE, [(key,) for key in batch.deletes])
-            self._executemany(_PUT, [(key, revision, value) for key, value in batch.puts])
+            self._put_locked([(key, revision, value) for key, value in batch.puts])
             last = batch.puts[-1][0] if batch.puts else None
             if last == clock:
                 clock_version = revision
@@ -380,6 +382,16 @@ class SqliteMetastore(MetastoreABC):
         except _ARGUMENT_ERRORS as error:
             raise self._undo_locked(error) from error
         self._clock, self._clock_version = clock, clock_version
+
+    def _put_locked(self, rows: list[tuple[bytes, int, bytes]]) -> None:
+        start = 0
+        if len(rows) > _ROWS_AT_ONCE:
+            # One run of a statement goes from a key to the next without a descent from the root.
+            rows.sort(key=itemgetter(0))
+            for start in range(_ROWS_AT_ONCE, len(rows), _ROWS_AT_ONCE):
+                some = rows[start - _ROWS_AT_ONCE : start]
+                self._execute(_PUT_MANY, list(chain.from_iterable(some)))
+        self._executemany(_PUT, rows[start:])
 
     def _check_condition_locked(self, condition: Condition) -> None:
         found = self._clock_version if condition.key == self._clock else None
@@ -611,7 +623,7 @@ class SqliteMetastore(MetastoreABC):
 
 
 def _ascends(keys: list[bytes]) -> bool:
-    return all(map(operator.lt, keys, islice(keys, 1, None)))
+    return all(map(lt, keys, islice(keys, 1, None)))
 
 
 def _lost(count: int) -> str:
