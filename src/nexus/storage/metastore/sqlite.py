@@ -71,6 +71,7 @@ from nexus.lib.disk import Disk, storage_error
 from nexus.storage.metastore.head_file import HeadFile
 from nexus.storage.metastore.ordered import conflict_error, scan_range
 from nexus.storage.metastore.space_reserve import SpaceReserve
+from nexus.storage.metastore.sqlite_checkpoint import Checkpointer
 from nexus.storage.metastore.sqlite_file import (
     FSCK_HINT,
     FULL_HINT,
@@ -135,6 +136,7 @@ class SqliteMetastore(MetastoreABC):
         self._turn = threading.Lock()
         self._waiting: list[None] = []  # one for each writer that waits; without a lock
         self._readers = ReaderPool(self._open_reader, limit=_MAX_READERS)
+        self._checkpointer = Checkpointer(self._path)
         self._closed = False  # this and all below: guard _turn
         self._failure: str | None = None
         self._revision = 0
@@ -321,6 +323,7 @@ class SqliteMetastore(MetastoreABC):
                 self._head.record_synced(self._revision)
             finally:
                 self._closed = True
+                self._checkpointer.reset()
                 self._readers.close()
                 self._release_files()
 
@@ -448,6 +451,9 @@ class SqliteMetastore(MetastoreABC):
     def _become_ready_locked(self, operation: str) -> None:
         if self._closed:
             raise ClosedError(operation, self._path, "the metastore is closed")
+        error = self._checkpointer.error
+        if error is not None and not self._is_full(error):
+            self._fail_locked("checkpoint", str(error))
         if self._failure is not None:
             self._recover_locked(operation)
 
@@ -458,6 +464,7 @@ class SqliteMetastore(MetastoreABC):
         to have written back: a failed sync may have dropped any of it.
         """
         try:
+            self._checkpointer.reset()
             with self._readers.paused():
                 self._close_connection()
                 self._open_connection()
@@ -527,13 +534,8 @@ class SqliteMetastore(MetastoreABC):
                 # Writing the log back may take as much space again: keep that below the reserve.
                 limit_frames = max(1, self._reserve.size_bytes // (4 * FRAME_BYTES))
                 self._commits_until_check = 1
-            if not self._log.holds_frames(limit_frames):
-                return
-            self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            # The next commit starts the log anew unless a reader is in it just then. Under
-            # steady reading that can go on for long; then readers wait for a moment.
-            if self._log.holds_frames(4 * limit_frames):
-                self._restart_log_locked()
+            if self._log.holds_frames(limit_frames):
+                self._write_back_locked(limit_frames)
         except sqlite3.Error as error:
             # On a full disk the log goes on in the room it has; commits will tell.
             if not self._is_full(error):
@@ -541,8 +543,28 @@ class SqliteMetastore(MetastoreABC):
         except OSError as error:
             self._fail_locked("checkpoint", error.strerror or str(error))
 
+    def _write_back_locked(self, limit_frames: int) -> None:
+        """Have the bulk written back beside the commits, then write back the rest.
+
+        The next commit starts the log anew unless a reader is in it just then. Under steady
+        reading that can go on for long; then readers wait for a moment.
+        """
+        checkpointer = self._checkpointer
+        if self._log.holds_frames(4 * limit_frames):
+            self._restart_log_locked()
+        elif checkpointer.running:
+            return
+        elif checkpointer.idle or self._log.holds_frames(
+            checkpointer.written_frames + max(1, limit_frames // 8)
+        ):
+            checkpointer.begin()
+        else:
+            checkpointer.reset()
+            self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def _restart_log_locked(self) -> None:
         """Write the log back and have the next commit start it anew, unless the disk is full."""
+        self._checkpointer.reset()
         try:
             self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             with self._readers.paused():
