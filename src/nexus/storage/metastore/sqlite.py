@@ -124,7 +124,8 @@ class SqliteMetastore(MetastoreABC):
         """Open the store, making it first when it is absent and ``create`` is set.
 
         ``accept_loss`` opens a store whose last commits are missing. ``log_limit_bytes`` is how
-        long the log grows before it is written back into the file.
+        long the log grows before it is written back into the file beside the commits; at four
+        times that they wait for it.
 
         Errors: PathNotFoundError; CorruptionError for damage, for another program's file and
         for missing commits; BusyError while another process locks it; AccessDeniedError,
