@@ -129,6 +129,23 @@ def test_readers_do_not_wait_for_a_sync(path):
         assert store.revision() == first + 1
 
 
+def test_a_commit_waits_while_another_connection_has_the_log_locked_for_a_moment(path):
+    with closing(open_store(path)) as store, closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        begun = threading.Event()
+        store._writer.set_trace_callback(lambda statement: begun.set())
+        revisions: list[int] = []
+        commit = threading.Thread(
+            target=lambda: revisions.append(store.commit(Batch([(b"a", b"1")])))
+        )
+        commit.start()
+        begun.wait()
+        other.rollback()
+        commit.join()
+        store._writer.set_trace_callback(None)
+        assert revisions == [1]
+
+
 def test_a_large_batch_keeps_the_last_put_of_a_key_and_all_of_the_others(path):
     puts = [(b"k%03d" % (n * 7 % 200), b"%d" % n) for n in range(457)]
     with closing(open_store(path)) as store:

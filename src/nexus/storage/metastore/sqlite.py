@@ -33,10 +33,10 @@ States::
     open | failed --close--> closed
 
 Locks, in this order: ``_turn`` (one writer: everything but reading), then the pool's own.
-Readers never wait for ``_turn``; they wait only for one another, for a recovery, and for the
-moment it takes to restart a log that has far outgrown its limit. While no writer wants it, a
-single look-up borrows the writer's connection: after each commit every other connection has its
-pages to read anew, the writer's has them at hand.
+Readers wait for one another, for a recovery, and for the moment it takes to restart a log that has
+far outgrown its limit. A single look-up that finds no commit waiting or running takes ``_turn`` and
+the writer's connection: after each commit every other connection has its pages to read anew, the
+writer's has them at hand. Only a commit that begins in that very moment can make it wait.
 """
 
 from __future__ import annotations
@@ -101,6 +101,8 @@ _MANY_SIZES = (64, 500)
 _ROW_TYPES = [{bytes}, {bytes}, {int}]
 _MAX_READERS = 8
 _WRITER_CACHE_KIB = 8192
+_BUSY_TIMEOUT_MS = 1000
+"""For the moment in which a reader of ours that met a half-written index of the log locks it."""
 _COMMITS_PER_LOG_CHECK = 16
 _ARGUMENT_ERRORS = (sqlite3.Error, TypeError, ValueError, OverflowError)
 
@@ -135,7 +137,7 @@ class SqliteMetastore(MetastoreABC):
         self._disk = disk
         self._log_limit_frames = max(1, log_limit_bytes // FRAME_BYTES)
         self._turn = threading.Lock()
-        self._waiting: list[None] = []  # one for each writer that waits; without a lock
+        self._committing: list[None] = []  # one for each commit that waits or runs; no lock
         self._readers = ReaderPool(self._open_reader, limit=_MAX_READERS)
         self._checkpointer = Checkpointer(self._path)
         self._closed = False  # this and all below: guard _turn
@@ -156,15 +158,15 @@ class SqliteMetastore(MetastoreABC):
 
     def get(self, key: bytes) -> tuple[bytes, int] | None:
         """Return ``(value, version)``, or None. Errors: CorruptionError, StorageError."""
-        # Both ways stand here at length: the calls would cost more than the locks do.
-        if not self._waiting and self._turn.acquire(blocking=False):
-            try:
+        # Both ways stand here at length: the calls would cost more than the locks do. The turn is
+        # taken by ``with``, between whose acquiring and releasing no interrupt is lost.
+        if not (self._committing or self._turn.locked()):
+            with self._turn:
                 if self._failure is None and not self._closed:
-                    return self._answer(self._execute(_GET, (key,)).fetchone())
-            except sqlite3.Error as error:
-                raise database_error("get", self._path, error) from error
-            finally:
-                self._turn.release()
+                    try:
+                        return self._answer(self._execute(_GET, (key,)).fetchone())
+                    except sqlite3.Error as error:
+                        raise database_error("get", self._path, error) from error
         readers = self._readers
         try:
             reader = readers.idle.pop()
@@ -274,21 +276,19 @@ class SqliteMetastore(MetastoreABC):
         Errors: ConflictError, NoSpaceError, StorageFailedError, CorruptionError, BusyError,
         InvalidArgumentError for keys or values that are not bytes, ClosedError.
         """
-        self._waiting.append(None)
+        self._committing.append(None)
         try:
-            self._turn.acquire()
+            with self._turn:
+                try:
+                    return self._commit_locked(batch, conditions, durable, reclaim)
+                except NexusError:
+                    raise
+                except BaseException:
+                    # An interrupt (a signal, no memory): nobody knows what was committed.
+                    self._fail_locked("commit", "a commit was interrupted, it may be stored")
+                    raise
         finally:
-            self._waiting.pop()
-        try:
-            return self._commit_locked(batch, conditions, durable, reclaim)
-        except NexusError:
-            raise
-        except BaseException:
-            # An interrupt (a signal, no memory): nobody knows what was committed.
-            self._fail_locked("commit", "a commit was interrupted, it may be stored")
-            raise
-        finally:
-            self._turn.release()
+            self._committing.pop()
 
     def check(self) -> list[str]:
         """Return what SQLite's own check finds, at most 20 lines. Errors: as :meth:`get`."""
@@ -611,6 +611,7 @@ class SqliteMetastore(MetastoreABC):
             # The first look at the file replays the log, or makes it.
             check_schema(self._writer, self._path)
             self._writer.execute(f"PRAGMA cache_size=-{_WRITER_CACHE_KIB}")
+            self._writer.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}").fetchall()
             self._log = LogFile(self._disk.open(self._path + "-wal", os.O_RDWR), disk=self._disk)
         except (sqlite3.Error, OSError):
             self._writer.close()
