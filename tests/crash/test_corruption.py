@@ -421,6 +421,21 @@ def test_a_deleted_record_is_found_by_name_and_restored(
         assert_all_right(nx, closed_store)
 
 
+def test_a_lost_version_record_lets_no_earlier_life_of_the_path_answer(
+    closed_store: Store, tmp_path: Path
+) -> None:
+    path = copied(closed_store, tmp_path / "copy")
+    with closing(sqlite3.connect(path / "meta.db")) as database:
+        versions = [
+            key
+            for (key,) in database.execute("SELECT k FROM kv WHERE substr(k, 1, 1) = x'56'")
+            if key[:-9].endswith(b"/docs/2/file2")
+        ]
+    delete_row(path, max(versions))
+    with opened(path) as nx:
+        assert nx.read("/docs/2/file2", version=1) == b"a second life"
+
+
 @pytest.mark.parametrize("how", ["damaged", "deleted"])
 def test_a_lost_root_record_hinders_neither_opening_nor_repair(
     closed_store: Store, tmp_path: Path, how: str

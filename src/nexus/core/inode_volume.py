@@ -161,11 +161,14 @@ class InodeVolume(TreeVolume):
             yield self._build_stat(path, inode.meta, inode.revision)
 
     def _version(self, operation: str, relative: str, number: int) -> FileMetadata:
-        # A path may have lived more than once; the latest life with this number is meant.
-        found = None
-        for version in self.table.versions(relative):
-            if version.meta is not None and version.meta.version == number:
-                found = version.meta
+        # A path may have lived more than once; the latest life with this number is meant. The
+        # current record goes first: where its version record is lost, an earlier life would answer.
+        current = self.table.get(relative)
+        found = current.meta if current and current.meta.version == number else None
+        if found is None:
+            for version in self.table.versions(relative):
+                if version.meta is not None and version.meta.version == number:
+                    found = version.meta
         if found is None:
             raise no_such_version(operation, self.absolute(relative), number)
         if found.entry_type != DT_REG:

@@ -13,7 +13,10 @@ Invariants:
 4. After a commit whose outcome is unknown the head is read again before anything else commits.
 
 Lock order: ``_turn``, then whatever the driver takes. Group commit: mutations queue, and whoever
-gets ``_turn`` commits everything queued in one batch of the driver.
+gets ``_turn`` commits everything queued in one batch of the driver, synced once if any asks for
+it. A batch that is refused for one mutation's sake is repeated mutation by mutation.
+
+The head is the last put of each commit and its only condition: a driver may keep count by it.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from nexus.contracts.metastore import Batch, Condition, MetastoreABC
 _PREFIX_BYTES = 16  # seal, revision; both big-endian
 _REVISION = struct.Struct(">Q")  # big-endian, so that it sorts in keys
 _HEAD = struct.Struct("<QQQQ")  # revision, records, sum of seals, first revision in the journal
-_HEAD_KEY = b"\x00head"
+_HEAD_KEY = b"K"  # next to the newest journal entry, for one page less in each commit
 _MASK = (1 << 64) - 1
 _GROUP_LIMIT = 256
 SCAN_PAGE = 512
@@ -118,8 +121,8 @@ def revision_of(key: bytes, end: int | None = None) -> int:
     return revision
 
 
-def _seal(key: bytes, payload: bytes, revision: int) -> tuple[bytes, int]:
-    body = _REVISION.pack(revision) + payload
+def _seal(key: bytes, payload: bytes, at: bytes) -> tuple[bytes, int]:
+    body = at + payload
     seal = xxhash.xxh3_64_intdigest(key + body)
     return seal.to_bytes(8, "big") + body, seal
 
@@ -224,7 +227,7 @@ class SealedStore:
 
         For a checker, within :meth:`frozen`-like exclusion: it bypasses the totals on purpose.
         """
-        sealed = [(key, _seal(key, payload, at)[0]) for key, payload, at in puts]
+        sealed = [(key, _seal(key, payload, revision_key(at))[0]) for key, payload, at in puts]
         self._store.commit(Batch(sealed, dropped), durable=True)
         revision, records, total = 0, 0, 0
         for _, record in self.iterate_unverified():
@@ -233,7 +236,7 @@ class SealedStore:
                 records += 1
                 total += record.seal
         head = Head(revision, records, total & _MASK, journal_start)
-        value, _ = _seal(_HEAD_KEY, _HEAD.pack(*head), head.revision)
+        value, _ = _seal(_HEAD_KEY, _HEAD.pack(*head), revision_key(head.revision))
         self._store.commit(Batch([(_HEAD_KEY, value)]), durable=True)
         self._head = None
         for callback in self._on_uncertain:
@@ -281,8 +284,9 @@ class SealedStore:
             tickets.append(self._queue.popleft())
         try:
             self._try_group_locked(tickets)
-            if len(tickets) > 1 and isinstance(tickets[0].error, NoSpaceError):
-                # On a full disk a deletion may still fit where the whole group does not.
+            refused = tickets[0].error
+            if len(tickets) > 1 and refused and not isinstance(refused, StorageFailedError):
+                # On a full disk, say, a deletion may still fit where the whole group does not.
                 for ticket in tickets:
                     self._try_group_locked([ticket])
         except BaseException:
@@ -321,6 +325,7 @@ class SealedStore:
         for ticket in tickets:
             revision += 1
             ticket.revision = revision
+            at = _REVISION.pack(revision)
             mutation = ticket.mutation
             ticket.written.clear()
             durable |= ticket.durable
@@ -331,8 +336,7 @@ class SealedStore:
                 records -= 1
                 total -= record.seal
             for key, payload, replaced in mutation.puts:
-                value, seal = _seal(key, payload, revision)
-                puts[key] = value
+                puts[key], seal = _seal(key, payload, at)
                 deletes.pop(key, None)
                 ticket.written.append(Sealed(key, payload, revision, seal))
                 if replaced is None:
@@ -340,15 +344,14 @@ class SealedStore:
                     total += seal
                 else:
                     total += seal - replaced.seal
-            at = _REVISION.pack(revision)
             for prefix, payload, suffix in mutation.at_revision:
                 key = prefix + at + suffix
-                puts[key], seal = _seal(key, payload, revision)
+                puts[key], seal = _seal(key, payload, at)
                 records += 1
                 total += seal
             start = mutation.journal_start or start
         new = Head(revision, records, total & _MASK, start)
-        puts[_HEAD_KEY], _ = _seal(_HEAD_KEY, _HEAD.pack(*new), revision)
+        puts[_HEAD_KEY], _ = _seal(_HEAD_KEY, _HEAD.pack(*new), _REVISION.pack(revision))
         self._head_version = self._store.commit(
             Batch(list(puts.items()), list(deletes)),
             (Condition(_HEAD_KEY, self._head_version),),

@@ -39,7 +39,7 @@ FULL_HINT = "delete something, or run `nexus gc`"
 _TABLES = {
     "kv": "CREATE TABLE kv(k BLOB PRIMARY KEY, ver INTEGER NOT NULL, v BLOB NOT NULL)"
     " WITHOUT ROWID",
-    "meta": "CREATE TABLE meta(k TEXT PRIMARY KEY, v INTEGER) WITHOUT ROWID",
+    "meta": "CREATE TABLE meta(k TEXT PRIMARY KEY, v) WITHOUT ROWID",
 }
 _SETTINGS = (
     "synchronous=NORMAL",  # SQLite syncs at checkpoints; durable commits sync the log themselves
@@ -138,6 +138,24 @@ def read_number(connection: sqlite3.Connection, path: str, name: str) -> int:
     return row[0]
 
 
+def read_revision(connection: sqlite3.Connection, path: str) -> tuple[int, bytes]:
+    """Return the revision of the store, and its clock: the key whose version it may be.
+
+    Errors: CorruptionError; sqlite3.Error.
+    """
+    row = connection.execute("SELECT v FROM meta WHERE k = 'clock'").fetchone()
+    if row is None or type(row[0]) is not bytes:
+        raise CorruptionError("open", path, "the clock is damaged", hint=FSCK_HINT)
+    clock: bytes = row[0]
+    written = read_number(connection, path, "revision")
+    ticked = connection.execute("SELECT ver FROM kv WHERE k = ?", (clock,)).fetchone()
+    if ticked is None:
+        return written, clock
+    if type(ticked[0]) is not int:
+        raise CorruptionError("open", path, "the clock is damaged", hint=FSCK_HINT)
+    return max(written, ticked[0]), clock
+
+
 def database_error(operation: str, path: str, error: sqlite3.Error) -> NexusError:
     """Return the NexusError for an error of SQLite.
 
@@ -177,8 +195,8 @@ def _fill(path: str, identity: int) -> None:
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         for statement in _TABLES.values():
             connection.execute(statement)
-        numbers = [("revision", 0), ("identity", identity)]
-        connection.executemany("INSERT INTO meta VALUES(?, ?)", numbers)
+        facts = [("revision", 0), ("identity", identity), ("clock", b"")]
+        connection.executemany("INSERT INTO meta VALUES(?, ?)", facts)
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
