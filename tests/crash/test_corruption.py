@@ -455,7 +455,7 @@ def test_a_deleted_journal_row_is_found_by_the_totals(closed_store: Store, tmp_p
     delete_row(path, key)
     with opened(path) as nx:
         (problem,) = fsck(nx).problems
-        assert "1 records are missing" in problem.problem
+        assert "1 record is missing" in problem.problem
         assert fsck(nx, repair=True).clean
         assert not fsck(nx).problems
 
