@@ -13,7 +13,7 @@ directory, missing or damaged content (its hash). Memory: that of
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nexus.contracts.errors import ContentNotFoundError, CorruptionError, NexusError
@@ -21,13 +21,15 @@ from nexus.contracts.metadata import FileMetadata
 from nexus.contracts.object_store import ContentStoreABC
 from nexus.core.inode_table import decode_metadata, parse_key
 from nexus.core.inode_volume import InodeVolume
-from nexus.core.record_check import UNREADABLE, Progress, RecordCheck
-from nexus.core.sealed_store import Sealed, SealedStore
+from nexus.core.record_check import UNREADABLE, Plan, Progress, RecordCheck
+from nexus.core.sealed_store import Head, Sealed, SealedStore
 from nexus.core.volume import Volume
 from nexus.lib.content_id import parse_content_id
 from nexus.lib.paths import join
 
 _NO_COPY = "restore the file from another copy; `nexus log` lists its versions"
+_RECOUNTS = "restores what has a second copy, and counts anew"
+_LOST = "what was lost has no second copy: it may be history, or files, see `nexus log`"
 _UNSEEN: Any = object()
 
 
@@ -84,16 +86,42 @@ class Checker:
         check = RecordCheck(self._store, self._volumes, self._found, self._progress)
         with self._store.frozen() as head:
             readable = check.run(head)
-            if repair and readable and self._report.problems:
-                puts = [(key, *put) for key, put in check.damage.puts.items()]
-                drops = [key for key in check.damage.drops if key not in check.damage.puts]
-                self._store.repair_locked(puts, drops, head)
+            if readable:
+                self._check_totals(check, head)
+            if readable and repair and self._report.problems:
+                puts = [(key, *put) for key, put in check.plan.puts.items()]
+                after = self._store.repair_locked(puts, check.plan.drops, head)
+                self._settle_totals(check.plan, head, after)
         self._report.records, self._report.files = check.records, check.files
         if content:
             for volume in self._volumes:
                 if isinstance(volume, InodeVolume):
                     _ContentCheck(self._store, volume, self._report, self._progress, repair).run()
         return self._report
+
+    def _check_totals(self, check: RecordCheck, head: Head | None) -> None:
+        damaged = len(check.plan.damaged)
+        if head is None:
+            self._found("metastore", "the head record is damaged", "counts anew", None)
+            return
+        difference = head.records - check.records - damaged
+        if difference:
+            records = "record is" if abs(difference) == 1 else "records are"
+            problem = f"{abs(difference)} {records} {'missing' if difference > 0 else 'extra'}"
+            self._found("metastore", problem, _RECOUNTS, None)
+        elif not damaged and check.seal_sum != head.seal_sum:
+            problem = "the records are not those that were committed"
+            self._found("metastore", problem, _RECOUNTS, None)
+
+    def _settle_totals(self, plan: Plan, before: Head | None, after: Head) -> None:
+        """Call the totals repaired only if everything that was missing is there again."""
+        if before is None or after[1:3] == before[1:3]:
+            return
+        if plan.losses and after.records + plan.losses == before.records:
+            return
+        for index, problem in enumerate(self._report.problems):
+            if problem.object == "metastore" and problem.repaired:
+                self._report.problems[index] = replace(problem, advice=_LOST, repaired=False)
 
     def _found(self, what: str, problem: str, does: str, left: str | None) -> None:
         """Note a problem, what repair ``does`` about it, and what is ``left`` to the user."""

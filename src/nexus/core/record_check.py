@@ -45,16 +45,28 @@ T = TypeVar("T")
 _MASK = (1 << 64) - 1
 _NEWEST_REVISION = (1 << 64) - 1
 _REMOVALS = (FILE_DELETE, DIR_DELETE, FILE_RENAME)
+_GAP = "nothing can bring it back: history has a gap there"
 _FROM_COPY = "restores it from its other copy"
 _AGAIN = "write it again, or restore it from another copy"
 UNREADABLE = "restore the data directory from a backup, or export what is readable"
 
 
-class Damage(NamedTuple):
-    """Records to write as (key, payload, revision), and keys to drop."""
+class Plan(NamedTuple):
+    """What repair does: records to write as payload and revision, and keys to drop."""
 
     puts: dict[bytes, tuple[bytes, int]]
-    drops: set[bytes]
+    damaged: set[bytes]
+    outdated: set[bytes]
+
+    @property
+    def drops(self) -> list[bytes]:
+        """The keys to drop: those that no record is written to."""
+        return [key for key in self.damaged | self.outdated if key not in self.puts]
+
+    @property
+    def losses(self) -> int:
+        """How many damaged records have no copy."""
+        return len(self.damaged - self.puts.keys())
 
 
 @dataclass(slots=True)
@@ -126,8 +138,9 @@ class RecordCheck:
         self._history: _History | None = None
         self._suspects: list[_Suspect] = []
         self._last_revision = _NEWEST_REVISION
-        self.damage = Damage({}, set())
+        self.plan = Plan({}, set(), set())
         self.records = 0
+        self.seal_sum = 0
         self.files = 0
         for volume in volumes:
             if isinstance(volume, InodeVolume | PathVolume):
@@ -142,7 +155,7 @@ class RecordCheck:
     def run(self, head: Head | None) -> bool:
         """Check everything; return whether all records could be read.
 
-        Only then is there a plan, in ``damage``.
+        Only then ``plan`` says what to do.
         """
         whole = True
         if head is not None:
@@ -151,7 +164,7 @@ class RecordCheck:
             self._progress("structure", 0)
             for finding in self._store.check():
                 self._found("metastore", finding, "leaves it", UNREADABLE)
-            self._read_all(head)
+            self._read_all()
             self._close_history()
             self._settle_suspects()
         except CorruptionError as error:
@@ -165,8 +178,8 @@ class RecordCheck:
 
     # -- the pass -----------------------------------------------------------------------------
 
-    def _read_all(self, head: Head | None) -> None:
-        total = damaged = 0
+    def _read_all(self) -> None:
+        damaged = 0
         for key, record in self._store.iterate_unverified():
             parsed = parse_key(key)
             if record is None:
@@ -174,28 +187,15 @@ class RecordCheck:
                 self._note_damaged(key, parsed)
             else:
                 self.records += 1
-                total += record.seal
+                self.seal_sum += record.seal
                 if parsed is not None:
                     self._note(key, parsed, record)
             if (self.records + damaged) % 1000 == 0:
                 self._progress("records", self.records + damaged)
-        self._check_totals(head, damaged, total & _MASK)
-
-    def _check_totals(self, head: Head | None, damaged: int, total: int) -> None:
-        if head is None:
-            self._found("metastore", "the head record is damaged", "counts anew", None)
-            return
-        difference = head.records - self.records - damaged
-        if difference:
-            records = "record is" if abs(difference) == 1 else "records are"
-            problem = f"{abs(difference)} {records} {'missing' if difference > 0 else 'extra'}"
-            self._found("metastore", problem, "counts anew", None)
-        elif not damaged and total != head.seal_sum:
-            problem = "the records are not those that were committed"
-            self._found("metastore", problem, "counts anew", None)
+        self.seal_sum &= _MASK
 
     def _note_damaged(self, key: bytes, parsed: ParsedKey | None) -> None:
-        self.damage.drops.add(key)
+        self.plan.damaged.add(key)
         if parsed is None:
             self._found(f"key {key!r}", "unknown or damaged key", "drops it", None)
         elif parsed.keyspace == "V":
@@ -203,7 +203,7 @@ class RecordCheck:
         elif parsed.keyspace in "CO":
             self._tree(key, parsed).damaged[parsed.path] = key
         elif parsed.keyspace == "J":
-            self._found(parsed.path, "its journal entry is damaged", "drops it", None)
+            self._found(parsed.path, "its journal entry is damaged", "drops it", _GAP)
         elif parsed.keyspace == "M":
             again = "mount it again with `nexus mount`"
             self._found(parsed.path, "its mount record is damaged", "forgets the mount", again)
@@ -316,17 +316,17 @@ class RecordCheck:
     def _report_unreadable(self, history: _History) -> None:
         for key in history.unreadable:
             problem = f"its version record of revision {revision_of(key)} is damaged"
-            self._found(history.tree.shown(history.path), problem, "drops it", None)
+            self._found(history.tree.shown(history.path), problem, "drops it", _GAP)
 
     def _restore_current(self, history: _History) -> None:
         tree, path, newest = history.tree, history.path, history.newest
         assert newest is not None
         key = tree.current_key(path)
         if not newest.payload:
-            self.damage.drops.add(key)
+            self.plan.outdated.add(key)
             tree.current.pop(path, None)
             return
-        self.damage.puts[key] = (newest.payload, newest.revision)
+        self.plan.puts[key] = (newest.payload, newest.revision)
         try:
             directory = decode_metadata(newest).entry_type in DIRECTORY_TYPES
         except CorruptionError:
@@ -339,7 +339,7 @@ class RecordCheck:
         assert current is not None  # read in this pass, and commits wait
         problem = "its version record is missing or damaged"
         self._found(tree.shown(path), problem, _FROM_COPY, None)
-        self.damage.puts[tree.version_key(path, revision)] = (current.payload, revision)
+        self.plan.puts[tree.version_key(path, revision)] = (current.payload, revision)
 
     # -- what is absent -----------------------------------------------------------------------
 
@@ -386,11 +386,11 @@ class RecordCheck:
             )
             back = f"`nexus log {shown}` lists what `nexus cat --version` can still read of it"
             self._found(shown, problem, "leaves it absent", back)
-            self.damage.puts[tree.version_key(path, doubtful)] = (b"", doubtful)
+            self.plan.puts[tree.version_key(path, doubtful)] = (b"", doubtful)
         elif removed:
             problem = "the record of its removal is missing or damaged"
             self._found(shown, problem, "restores it from the journal", None)
-            self.damage.puts[tree.version_key(path, removed)] = (b"", removed)
+            self.plan.puts[tree.version_key(path, removed)] = (b"", removed)
         elif tree.point is None:
             then = "mount its volume, then run `nexus fsck --repair`"
             self._found(shown, "its current record is missing", "leaves it", then)
