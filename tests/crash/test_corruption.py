@@ -266,6 +266,7 @@ def check_flip(flip_: Flip, store: Store, path: Path) -> str:
             assert not report.clean, f"fsck is clean, but not right or missing: {wrong}"
         if report.clean:
             return "harmless"
+    with accepting_loss(path) as nx:
         mended = repaired(nx)
         again = rightness(nx, store)
         worse = [question for question, is_right in right.items() if is_right > again[question]]
@@ -274,6 +275,12 @@ def check_flip(flip_: Flip, store: Store, path: Path) -> str:
             assert not mended.clean, "repaired, but not right or missing"
             return "found, with a loss"
     return "found" if all(right.values()) else "found and mended"
+
+
+def accepting_loss(path: Path) -> NexusFilesystem:
+    """Open as `nexus fsck --repair` does."""
+    accepting = Settings(data_dir=str(path), user="tester", accept_loss=True)
+    return boot(accepting, clock_ns=lambda: START_NS)
 
 
 def rightness(nx: NexusFilesystem, store: Store) -> dict[Question, bool]:
@@ -291,9 +298,8 @@ def repaired(nx: NexusFilesystem) -> FsckReport:
 
 def check_refused(path: Path) -> str:
     """A directory that does not open is as it was, or goes on without what it has lost."""
-    accepting = Settings(data_dir=str(path), user="tester", accept_loss=True)
     try:
-        nx = boot(accepting, clock_ns=lambda: START_NS)
+        nx = accepting_loss(path)
     except (CorruptionError, ConfigError) as error:
         hint = error.hint
         nx = None
@@ -360,8 +366,7 @@ def test_what_is_left_after_accepting_a_loss_is_an_earlier_state_and_whole(
     flip(path / "meta.db-wal", size - 100, 3)
     with pytest.raises(CorruptionError, match="commits are missing"):
         opened(path).close()
-    accepting = Settings(data_dir=str(path), user="tester", accept_loss=True)
-    with boot(accepting, clock_ns=lambda: START_NS) as nx:
+    with accepting_loss(path) as nx:
         assert fsck(nx).clean
         assert nx.read("/moved/file3")
         nx.write("/goes/on", b"after the loss")

@@ -13,7 +13,7 @@ directory, missing or damaged content (its hash). Memory: that of
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from nexus.contracts.errors import ContentNotFoundError, CorruptionError, NexusError
@@ -72,32 +72,46 @@ class Checker:
         self._volumes = volumes
         self._progress = progress
         self._report = FsckReport()
-        self._repair = False
+        self._findings: list[_Finding] = []
 
     def run(self, *, repair: bool = False, content: bool = True) -> FsckReport:
         """Check, and with ``repair`` mend what has a second copy; return the report.
 
         Repair restores a current record from its version record and the other way round, the
         record of a removal from the journal, drops what is unreadable and has no copy, brings
-        quarantined content back and counts the totals anew. It never touches what is whole.
-        ``content=False`` checks records only.
+        quarantined content back and counts the totals anew. It never touches what is whole, and no
+        record while the metastore's own structure is damaged. ``content=False`` checks records
+        only.
         """
-        self._repair = repair
         check = RecordCheck(self._store, self._volumes, self._found, self._progress)
         with self._store.frozen() as head:
-            readable = check.run(head)
-            if readable:
+            mendable = check.run(head)
+            if mendable:
                 self._check_totals(check, head)
-            if readable and repair and self._report.problems:
-                puts = [(key, *put) for key, put in check.plan.puts.items()]
-                after = self._store.repair_locked(puts, check.plan.drops, head)
-                self._settle_totals(check.plan, head, after)
+            repaired = mendable and repair and self._mend(check.plan, head)
+        self._report.problems = [finding.as_problem(repaired) for finding in self._findings]
         self._report.records, self._report.files = check.records, check.files
         if content:
             for volume in self._volumes:
                 if isinstance(volume, InodeVolume):
                     _ContentCheck(self._store, volume, self._report, self._progress, repair).run()
         return self._report
+
+    def _mend(self, plan: Plan, head: Head | None) -> bool:
+        """Do what was planned; return whether it could be done."""
+        if not self._findings:
+            return False
+        try:
+            puts = [(key, *put) for key, put in plan.puts.items()]
+            after = self._store.repair_locked(puts, plan.drops, head)
+        except CorruptionError as error:
+            self._found("metastore", error.reason, "leaves it", UNREADABLE)
+            return False
+        if head is not None and not _is_complete(plan, head, after):
+            for finding in self._findings:
+                if finding.does == _RECOUNTS:
+                    finding.left = _LOST
+        return True
 
     def _check_totals(self, check: RecordCheck, head: Head | None) -> None:
         damaged = len(check.plan.damaged)
@@ -113,23 +127,33 @@ class Checker:
             problem = "the records are not those that were committed"
             self._found("metastore", problem, _RECOUNTS, None)
 
-    def _settle_totals(self, plan: Plan, before: Head | None, after: Head) -> None:
-        """Call the totals repaired only if everything that was missing is there again."""
-        if before is None or after[1:3] == before[1:3]:
-            return
-        if plan.losses and after.records + plan.losses == before.records:
-            return
-        for index, problem in enumerate(self._report.problems):
-            if problem.object == "metastore" and problem.repaired:
-                self._report.problems[index] = replace(problem, advice=_LOST, repaired=False)
-
     def _found(self, what: str, problem: str, does: str, left: str | None) -> None:
-        """Note a problem, what repair ``does`` about it, and what is ``left`` to the user."""
-        advice = left or "nothing more"
-        if not self._repair:
-            advice = f"`nexus fsck --repair` {does}" + (f"; then {left}" if left else "")
-        repaired = self._repair and left is None
-        self._report.problems.append(Problem(what, problem, advice, repaired))
+        self._findings.append(_Finding(what, problem, does, left))
+
+
+@dataclass(slots=True)
+class _Finding:
+    """A problem, what repair does about it, and what is then left to the user."""
+
+    object: str
+    problem: str
+    does: str
+    left: str | None
+
+    def as_problem(self, repaired: bool) -> Problem:
+        if repaired:
+            return Problem(self.object, self.problem, self.left or "nothing more", not self.left)
+        advice = f"`nexus fsck --repair` {self.does}"
+        return Problem(
+            self.object, self.problem, advice + (f"; then {self.left}" * bool(self.left))
+        )
+
+
+def _is_complete(plan: Plan, before: Head, after: Head) -> bool:
+    """Return whether everything that was missing is there again, but for damaged records."""
+    if plan.losses:
+        return after.records + plan.losses == before.records
+    return after[1:3] == before[1:3]
 
 
 class _ContentCheck:

@@ -45,6 +45,7 @@ T = TypeVar("T")
 _MASK = (1 << 64) - 1
 _NEWEST_REVISION = (1 << 64) - 1
 _REMOVALS = (FILE_DELETE, DIR_DELETE, FILE_RENAME)
+_REBUILDS = "builds the metastore anew from every record that can be read"
 _GAP = "nothing can bring it back: history has a gap there"
 _FROM_COPY = "restores it from its other copy"
 _AGAIN = "write it again, or restore it from another copy"
@@ -153,28 +154,27 @@ class RecordCheck:
         self._trees[place] = _Tree(volume_id, place, volume.point, keyspace)
 
     def run(self, head: Head | None) -> bool:
-        """Check everything; return whether all records could be read.
+        """Check everything; return whether ``plan`` may be carried out.
 
-        Only then ``plan`` says what to do.
+        Not where the metastore finds its own structure damaged, or a record could not be reached.
         """
-        whole = True
         if head is not None:
             self._last_revision = head.revision
         try:
             self._progress("structure", 0)
-            for finding in self._store.check():
-                self._found("metastore", finding, "leaves it", UNREADABLE)
+            findings = self._store.check()
+            for finding in findings:
+                self._found("metastore", finding, _REBUILDS, None)
             self._read_all()
             self._close_history()
             self._settle_suspects()
-        except CorruptionError as error:
-            self._found("metastore", error.reason, "leaves it", UNREADABLE)
-            whole = False
-        if whole:
             for tree in self._trees.values():
                 self._check_unversioned(tree)
                 self._check_parents(tree)
-        return whole
+        except CorruptionError as error:
+            self._found("metastore", error.reason, _REBUILDS, None)
+            return False
+        return not findings
 
     # -- the pass -----------------------------------------------------------------------------
 

@@ -79,6 +79,7 @@ from nexus.storage.metastore.sqlite_file import (
     read_number,
 )
 from nexus.storage.metastore.sqlite_readers import ReaderPool
+from nexus.storage.metastore.sqlite_salvage import rebuild_if_damaged
 
 _GET = "SELECT v, ver FROM kv WHERE k = ?"
 _VERSION = "SELECT ver FROM kv WHERE k = ?"
@@ -131,7 +132,8 @@ class SqliteMetastore(MetastoreABC):
     ) -> None:
         """Open the store, making it first when it is absent and ``create`` is set.
 
-        ``accept_loss`` opens a store whose last commits are missing. ``log_limit_bytes`` is how
+        ``accept_loss`` opens a store whose last commits are missing, and builds one whose structure
+        is damaged anew from the rows that are readable. ``log_limit_bytes`` is how
         long the log grows before it is written back into the file.
 
         Errors: PathNotFoundError; CorruptionError for damage, for another program's file and
@@ -151,6 +153,8 @@ class SqliteMetastore(MetastoreABC):
         self._groups_until_check = _GROUPS_PER_LOG_CHECK
         if create and not os.path.lexists(self._path):
             create_store(self._path, identity=secrets.randbits(63), disk=disk)
+        if accept_loss and os.path.lexists(self._path):
+            rebuild_if_damaged(self._path, disk=disk)
         check_header(self._path, disk)
         with ExitStack() as undo:
             self._open_files(reserve_bytes, undo)
