@@ -494,6 +494,26 @@ def test_a_deleted_record_is_found_by_name_and_restored(
         assert_all_right(nx, closed_store)
 
 
+def test_a_version_whose_record_is_lost_is_not_taken_from_an_earlier_life_of_the_path(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "data"
+    with opened(path) as nx:
+        nx.write("/a", b"first life")
+        nx.append("/a", b"!")
+        nx.sys_unlink("/a")
+        revisions = [nx.write("/a", data)["revision"] for data in (b"one", b"two", b"three")]
+    place = current_record(path, "/a")[0].split(b"\0\1/")[0][1:].rpartition(b"\0")[0]
+    for revision in revisions[1:]:
+        delete_row(path, b"V" + place + b"\0/a\0" + revision.to_bytes(8, "big"))
+    with opened(path) as nx:
+        assert nx.read("/a", version=3) == b"three"
+        with pytest.raises(PathNotFoundError, match="version 2"):
+            nx.read("/a", version=2)
+        assert nx.read("/a", version=1) == b"one"
+        assert not fsck(nx).clean
+
+
 @pytest.mark.parametrize("how", ["damaged", "deleted"])
 def test_a_lost_root_record_hinders_neither_opening_nor_repair(
     closed_store: Store, tmp_path: Path, how: str
