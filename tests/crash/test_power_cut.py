@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from nexus.contracts.errors import NexusError
+from nexus.contracts.errors import CorruptionError, NexusError
 from nexus.contracts.metadata import DT_MOUNT
 from nexus.core.fsck import Checker
 from nexus.core.nexus_fs import NexusFS
@@ -24,9 +26,10 @@ OPERATIONS = 14
 State = dict[str, bytes | None]
 
 
-def opened(path: Path) -> NexusFS:
+def opened(path: Path, *, accept_loss: bool = False) -> NexusFS:
     ticks = count(1_700_000_000 * 10**9, 10**9)
-    return boot(Settings(data_dir=str(path), user="tester"), clock_ns=lambda: next(ticks))
+    settings = Settings(data_dir=str(path), user="tester", accept_loss=accept_loss)
+    return boot(settings, clock_ns=lambda: next(ticks))
 
 
 def state_of(nx: NexusFS) -> State:
@@ -151,3 +154,27 @@ def test_after_a_power_cut_the_state_is_one_there_was_since_the_last_barrier(
         final = state_of(nx)
     with opened(history.data_dir) as nx:
         assert state_of(nx) == final
+
+
+def test_a_damaged_record_beside_a_power_cut_is_repaired_before_the_recovery_reads_it(
+    tmp_path: Path,
+) -> None:
+    history = History(tmp_path / "machine", random.Random(1))
+    history.nx.write("/kept", b"synced")
+    history.sync()
+    history.nx.write("/kept", b"not synced")
+    history.cut_power(lose_tail)
+    with closing(sqlite3.connect(history.data_dir / "meta.db")) as database:
+        damage = "UPDATE kv SET v = zeroblob(length(v)) WHERE k = ?"
+        keys = [row[0] for row in database.execute("SELECT k FROM kv") if row[0][:1] == b"V"]
+        key = next(key for key in keys if b"/kept" in key)
+        assert database.execute(damage, (key,)).rowcount == 1
+        database.commit()
+    with pytest.raises(CorruptionError) as caught:
+        opened(history.data_dir).close()
+    assert "--repair" in str(caught.value.hint)
+    with opened(history.data_dir, accept_loss=True) as nx:
+        assert Checker(nx.store, nx.volumes()).run().problems == []
+        assert nx.read("/kept") in (b"synced", b"not synced")
+    with opened(history.data_dir) as nx:
+        assert Checker(nx.store, nx.volumes()).run().problems == []

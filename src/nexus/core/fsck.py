@@ -1,8 +1,8 @@
 """Checker: compares everything stored with its checksums, and records with one another.
 
 Layer: core, over the sealed store and the content stores of mounted volumes. Unix counterpart:
-fsck(8), but online. Commits wait while records are checked, about 10 seconds for a million of them,
-and the progress says so; reads go on, and content is checked while everything runs.
+fsck(8), but online. Commits wait while records are checked, as long as the progress says
+"structure" or "records"; reads go on, and content is checked while everything runs.
 
 What it finds: a damaged record (its seal), a missing one (the totals in the head, and the version
 record that each current record must have and the other way round), an entry without its

@@ -33,7 +33,7 @@ from nexus.lib.disk import Disk, storage_error
 APPLICATION_ID = 0x4E58_4D53  # "NXMS"
 PAGE_BYTES = 4096
 
-FSCK_HINT = "run `nexus fsck`"
+FSCK_HINT = "run `nexus fsck --repair`: it builds the file anew from every record it can read"
 FULL_HINT = "delete something, or run `nexus gc`"
 
 _TABLES = {
