@@ -34,7 +34,7 @@ def test_fsck_names_what_is_missing_and_exits_1(nexus):
     assert (answer.code, answer.json["clean"]) == (1, False)
     assert answer.json["problems"][0]["object"] == "/a"
     text = nexus("fsck")
-    assert text.lines[0].startswith("/a: its content is missing: ")
+    assert text.lines[0].startswith("/a: its content is missing (object ")
     assert text.lines[1].startswith("  advice: ")
     assert text.lines[-1] == "1 problem left"
     assert nexus("cat", "/a").code == 6

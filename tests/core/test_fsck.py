@@ -245,6 +245,17 @@ def test_records_of_a_volume_that_is_not_mounted_wait_for_it(rig: Rig) -> None:
     assert rig.fsck().problems == []
 
 
+def test_a_damaged_overlay_of_a_volume_that_is_not_mounted_is_restored_in_place(rig: Rig) -> None:
+    rig.nx.write("/mnt/a", b"data")
+    rig.nx.sys_setattr("/mnt/a", attributes={"colour": "green"})
+    flip_row(rig.metastore, rig.key("O", "/a"))
+    rig.nx.sys_unlink("/mnt")
+    assert rig.fsck(repair=True).clean
+    assert rig.fsck().problems == []
+    rig.nx.sys_setattr("/mnt", entry_type=DT_MOUNT, backend=path_store(rig.folder))
+    assert rig.nx.sys_stat("/mnt/a")["attributes"] == {"colour": "green"}
+
+
 def test_a_lost_journal_entry_ends_what_the_journal_vouches_for(rig: Rig) -> None:
     rig.nx.write("/a", b"one")
     revision = rig.nx.write("/b", b"two")["revision"]

@@ -27,7 +27,7 @@ from nexus.core.volume import Volume
 from nexus.lib.content_id import parse_content_id
 from nexus.lib.paths import join
 
-_NO_COPY = "restore the file from another copy; `nexus log` lists its versions"
+_WRITE_AGAIN = "write the same bytes to any file; `nexus log` lists other versions of this one"
 _RECOUNTS = "restores what has a second copy, and counts anew"
 _LOST = "what was lost has no second copy: it may be history, or files, see `nexus log`"
 _UNSEEN: Any = object()
@@ -253,11 +253,15 @@ class _ContentCheck:
         if (shown, object_id) in self._reported:
             return
         self._reported.add((shown, object_id))
-        state = "missing" if isinstance(error, ContentNotFoundError) else "damaged"
-        advice = _NO_COPY
+        state = f"cannot be read: {error.reason}"
+        if isinstance(error, ContentNotFoundError):
+            state = f"is missing (object {object_id})"
+        elif isinstance(error, CorruptionError):
+            state = f"is damaged (object {object_id})"
+        advice = _WRITE_AGAIN
         if not self._repair:
-            advice = f"`nexus fsck --repair` brings it back if it is in quarantine; else {_NO_COPY}"
-        self._add(shown, f"{whose} is {state}: {error.reason}", advice)
+            advice = f"`nexus fsck --repair` brings it back if it is in quarantine; else {advice}"
+        self._add(shown, f"{whose} {state}", advice)
 
     def _add(self, what: str, problem: str, advice: str, repaired: bool = False) -> None:
         self._report.problems.append(Problem(what, problem, advice, repaired))

@@ -46,7 +46,7 @@ _MASK = (1 << 64) - 1
 _NEWEST_REVISION = (1 << 64) - 1
 _REMOVALS = (FILE_DELETE, DIR_DELETE, FILE_RENAME)
 _REBUILDS = "builds the metastore anew from every record that can be read"
-_GAP = "nothing can bring it back: history has a gap there"
+_GAP = "history has a gap there, which nothing can fill"
 _FROM_COPY = "restores it from its other copy"
 _AGAIN = "write it again, or restore it from another copy"
 UNREADABLE = "restore the data directory from a backup, or export what is readable"
@@ -88,6 +88,7 @@ class _Tree:
         return join(self.point, path)
 
     def current_key(self, path: str) -> bytes:
+        assert self.keyspace is not None
         if self.keyspace == "O":
             return b"O" + self.place + path.encode()
         return b"C" + self.place + depth(path).to_bytes(2, "big") + path.encode()
@@ -289,7 +290,7 @@ class RecordCheck:
             problem = "its current record is older than its newest version record"
             does = "brings it up to date" if history.is_live else "removes it as recorded"
             self._found(tree.shown(path), problem, does, None)
-            self._restore_current(history)
+            self._restore_current(history, tree.current_key(path))
         elif history.newest_revision < revision:
             self._restore_version(tree, path, revision)
         else:
@@ -297,16 +298,16 @@ class RecordCheck:
 
     def _judge_damaged(self, history: _History, doubtful: int) -> None:
         tree, path = history.tree, history.path
-        del tree.damaged[path]
+        key = tree.damaged.pop(path)
         shown = tree.shown(path)
         if not doubtful and history.is_live:
             self._found(shown, "its current record is damaged", _FROM_COPY, None)
-            self._restore_current(history)
+            self._restore_current(history, key)
         elif history.is_live:
             problem = "its current record and its newest version record are damaged"
             does = f"returns it to its state of revision {history.newest_revision}"
             self._found(shown, problem, does, _AGAIN)
-            self._restore_current(history)
+            self._restore_current(history, key)
         elif history.newest is not None and not doubtful:
             problem = "its current record is damaged, and it was removed"
             self._found(shown, problem, "drops it", None)
@@ -318,10 +319,9 @@ class RecordCheck:
             problem = f"its version record of revision {revision_of(key)} is damaged"
             self._found(history.tree.shown(history.path), problem, "drops it", _GAP)
 
-    def _restore_current(self, history: _History) -> None:
+    def _restore_current(self, history: _History, key: bytes) -> None:
         tree, path, newest = history.tree, history.path, history.newest
         assert newest is not None
-        key = tree.current_key(path)
         if not newest.payload:
             self.plan.outdated.add(key)
             tree.current.pop(path, None)
@@ -396,7 +396,7 @@ class RecordCheck:
             self._found(shown, "its current record is missing", "leaves it", then)
         else:
             self._found(shown, "its current record is missing", _FROM_COPY, None)
-            self._restore_current(history)
+            self._restore_current(history, tree.current_key(path))
 
     # -- what the passes left -----------------------------------------------------------------
 
