@@ -334,3 +334,23 @@ def test_an_entry_without_its_directory_names_the_directory_once(rig: Rig) -> No
     rig.nx.mkdir("/top")
     assert rig.fsck().problems == []
     assert rig.nx.read("/top/a") == b"a"
+
+
+def move_row(metastore: MemoryMetastore, key: bytes, damaged: bytes) -> None:
+    found = metastore.get(key)
+    assert found is not None
+    metastore.commit(Batch([(damaged, found[0])], [key]))
+
+
+def test_a_damaged_key_is_a_loss_only_if_its_record_has_no_copy(rig: Rig) -> None:
+    rig.nx.write("/abc", b"one")
+    current = rig.key("C", "/abc")
+    move_row(rig.metastore, current, current[:-1] + b"\xe3")
+    report = rig.fsck(repair=True)
+    assert any("damaged key" in problem.problem for problem in report.problems)
+    assert report.clean
+    assert rig.nx.read("/abc") == b"one"
+    entry = rig.journal_key(rig.nx.sys_stat("/abc")["revision"])
+    move_row(rig.metastore, entry, b"N" + entry[1:])
+    assert not rig.fsck(repair=True).clean
+    assert rig.fsck().problems == []

@@ -21,7 +21,7 @@ from nexus.contracts.metadata import FileMetadata
 from nexus.contracts.object_store import ContentStoreABC
 from nexus.core.inode_table import decode_metadata, parse_key
 from nexus.core.inode_volume import InodeVolume
-from nexus.core.record_check import UNREADABLE, Plan, Progress, RecordCheck
+from nexus.core.record_check import LEAVES, UNREADABLE, Plan, Progress, RecordCheck
 from nexus.core.sealed_store import Head, Sealed, SealedStore
 from nexus.core.volume import Volume
 from nexus.lib.content_id import parse_content_id
@@ -105,13 +105,23 @@ class Checker:
             puts = [(key, *put) for key, put in plan.puts.items()]
             after = self._store.repair_locked(puts, plan.drops, head)
         except CorruptionError as error:
-            self._found("metastore", error.reason, "leaves it", UNREADABLE)
+            self._found("metastore", error.reason, LEAVES, UNREADABLE)
             return False
-        if head is not None and not _is_complete(plan, head, after):
+        if head is not None:
+            self._weigh(plan, head, after)
+        return True
+
+    def _weigh(self, plan: Plan, before: Head, after: Head) -> None:
+        """Tell losses from what was mended, by the totals of what was committed."""
+        if after[1:3] == before[1:3]:
+            # Every record is as it was committed, whatever its damaged key or neighbours suggested.
+            for finding in self._findings:
+                if finding.does != LEAVES:
+                    finding.left = None
+        elif not plan.losses or after.records + plan.losses != before.records:
             for finding in self._findings:
                 if finding.does == _RECOUNTS:
                     finding.left = _LOST
-        return True
 
     def _check_totals(self, check: RecordCheck, head: Head | None) -> None:
         damaged = len(check.plan.damaged)
@@ -147,13 +157,6 @@ class _Finding:
         return Problem(
             self.object, self.problem, advice + (f"; then {self.left}" * bool(self.left))
         )
-
-
-def _is_complete(plan: Plan, before: Head, after: Head) -> bool:
-    """Return whether everything that was missing is there again, but for damaged records."""
-    if plan.losses:
-        return after.records + plan.losses == before.records
-    return after[1:3] == before[1:3]
 
 
 class _ContentCheck:

@@ -45,10 +45,12 @@ T = TypeVar("T")
 _MASK = (1 << 64) - 1
 _NEWEST_REVISION = (1 << 64) - 1
 _REMOVALS = (FILE_DELETE, DIR_DELETE, FILE_RENAME)
+_UNKNOWN = "what it said is lost, unless another line restores it"
 _REBUILDS = "builds the metastore anew from every record that can be read"
 _GAP = "history has a gap there, which nothing can fill"
 _FROM_COPY = "restores it from its other copy"
 _AGAIN = "write it again, or restore it from another copy"
+LEAVES = "leaves it"
 UNREADABLE = "restore the data directory from a backup, or export what is readable"
 
 
@@ -198,7 +200,7 @@ class RecordCheck:
     def _note_damaged(self, key: bytes, parsed: ParsedKey | None) -> None:
         self.plan.damaged.add(key)
         if parsed is None:
-            self._found(f"key {key!r}", "unknown or damaged key", "drops it", None)
+            self._found(f"key {key!r}", "unknown or damaged key", "drops it", _UNKNOWN)
         elif parsed.keyspace == "V":
             self._history_of(key, parsed).unreadable.append(key)
         elif parsed.keyspace in "CO":
@@ -236,7 +238,7 @@ class RecordCheck:
         try:
             return decode(record)
         except CorruptionError as error:
-            self._found(shown, error.reason, "leaves it", error.hint or UNREADABLE)
+            self._found(shown, error.reason, LEAVES, error.hint or UNREADABLE)
             return None
 
     def _tree(self, key: bytes, parsed: ParsedKey) -> _Tree:
@@ -393,7 +395,7 @@ class RecordCheck:
             self.plan.puts[tree.version_key(path, removed)] = (b"", removed)
         elif tree.point is None:
             then = "mount its volume, then run `nexus fsck --repair`"
-            self._found(shown, "its current record is missing", "leaves it", then)
+            self._found(shown, "its current record is missing", LEAVES, then)
         else:
             self._found(shown, "its current record is missing", _FROM_COPY, None)
             self._restore_current(history, tree.current_key(path))
@@ -420,4 +422,4 @@ class RecordCheck:
             reported.add(above)
             shown = tree.shown(above)
             problem = f"{tree.shown(path)} lies in it, but it is not a directory"
-            self._found(shown, problem, "leaves it", f"`nexus mkdir {shown}`")
+            self._found(shown, problem, LEAVES, f"`nexus mkdir {shown}`")
