@@ -100,6 +100,14 @@ def test_a_damaged_page_header_loses_no_row(path: Path, at: int, value: int) -> 
     assert rows_of(path, accept_loss=True) == rows
 
 
+def test_a_pointer_that_sqlite_still_follows_is_followed(path: Path) -> None:
+    offset = list(pages(path, LEAF))[-1]
+    overwrite(path, offset + 8, bytes([path.read_bytes()[offset + 8] ^ 0x40]))
+    rows = rows_of(path)
+    assert rebuild_if_damaged(str(path), disk=Disk())
+    assert rows_of(path) == rows
+
+
 def test_a_damaged_schema_loses_no_row(path: Path) -> None:
     rows = rows_of(path)
     at = path.read_bytes().index(b"CREATE TABLE kv")

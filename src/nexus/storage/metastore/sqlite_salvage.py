@@ -163,7 +163,8 @@ def _cells(page: bytes, header: int) -> Iterator[tuple[int, int]]:
     at = header + _FIRST_POINTER[kind]
     end = PAGE_BYTES
     while at + 2 <= end:
-        pointer = int.from_bytes(page[at : at + 2], "big")
+        # SQLite leaves out the bits that no offset in a page has, so they may be damaged unseen.
+        pointer = int.from_bytes(page[at : at + 2], "big") % PAGE_BYTES
         at += 2
         if at <= pointer < PAGE_BYTES - 4:
             end = min(end, pointer)
