@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from itertools import count
 from typing import NamedTuple
@@ -334,6 +335,22 @@ def test_an_entry_without_its_directory_names_the_directory_once(rig: Rig) -> No
     rig.nx.mkdir("/top")
     assert rig.fsck().problems == []
     assert rig.nx.read("/top/a") == b"a"
+
+
+def test_memory_grows_by_less_than_300_bytes_an_entry(rig: Rig) -> None:
+    files = 2500
+    names = [f"/project/documents/part/report-{number:06d}.txt" for number in range(files)]
+    for start in range(0, files, 500):
+        rig.nx.write_batch({name: name.encode() for name in names[start : start + 500]})
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        assert rig.fsck().clean
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    fixed_bytes = 1 << 20  # a page of records
+    assert peak - before < files * 300 + fixed_bytes
 
 
 def move_row(metastore: MemoryMetastore, key: bytes, damaged: bytes) -> None:

@@ -12,7 +12,7 @@ itself: a lost current record and a lost record of its removal look alike. So:
 2. The plan never takes away a record that is whole, unless a newer one of the same path is.
 3. Nothing is planned from a pass that did not come to its end.
 
-Memory: an entry of a dictionary for each current record, about 210 bytes with a path of 40.
+Memory: an entry of a dictionary for each current record, about 160 bytes with a path of 40.
 """
 
 from __future__ import annotations

@@ -100,10 +100,13 @@ def test_a_damaged_page_header_loses_no_row(path: Path, at: int, value: int) -> 
     assert rows_of(path, accept_loss=True) == rows
 
 
-def test_a_pointer_that_sqlite_still_follows_is_followed(path: Path) -> None:
-    offset = list(pages(path, LEAF))[-1]
-    overwrite(path, offset + 8, bytes([path.read_bytes()[offset + 8] ^ 0x40]))
+@pytest.mark.parametrize(("kind", "at"), [(INTERIOR, 12), (LEAF, 8)])
+def test_the_bits_of_a_pointer_that_mean_nothing_lose_no_row(
+    path: Path, kind: int, at: int
+) -> None:
     rows = rows_of(path)
+    offset = list(pages(path, kind))[-1] + at
+    overwrite(path, offset, bytes([path.read_bytes()[offset] ^ 0x40]))
     assert rebuild_if_damaged(str(path), disk=Disk())
     assert rows_of(path) == rows
 
