@@ -142,7 +142,7 @@ def build(path: Path, *, killed: bool) -> Store:
         fill(nx, rng)
         change(nx, rng)
         set_aside(nx, rng.randbytes(900), keep=False)
-        set_aside(nx, nx.read("/docs/0/file4"), keep=True)
+        set_aside(nx, nx.read("/docs/0/file8"), keep=True)
         answers = answers_of(nx)
     if not killed:
         return Store(path, answers)
