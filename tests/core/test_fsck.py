@@ -359,6 +359,18 @@ def move_row(metastore: MemoryMetastore, key: bytes, damaged: bytes) -> None:
     metastore.commit(Batch([(damaged, found[0])], [key]))
 
 
+@pytest.mark.parametrize("depth", [b"\x00\x03", b"\x10\x01"])
+def test_a_record_with_a_damaged_depth_in_its_key_comes_back_under_its_own(
+    rig: Rig, depth: bytes
+) -> None:
+    rig.nx.write("/abc", b"one")
+    current = rig.key("C", "/abc")
+    move_row(rig.metastore, current, current[:-6] + depth + current[-4:])
+    assert rig.fsck(repair=True).clean
+    assert rig.fsck().problems == []
+    assert rig.nx.read("/abc") == b"one"
+
+
 def test_a_damaged_key_is_a_loss_only_if_its_record_has_no_copy(rig: Rig) -> None:
     rig.nx.write("/abc", b"one")
     current = rig.key("C", "/abc")

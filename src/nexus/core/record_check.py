@@ -199,7 +199,7 @@ class RecordCheck:
 
     def _note_damaged(self, key: bytes, parsed: ParsedKey | None) -> None:
         self.plan.damaged.add(key)
-        if parsed is None:
+        if parsed is None or not _has_its_depth(key, parsed):
             self._found(f"key {key!r}", "unknown or damaged key", "drops it", _UNKNOWN)
         elif parsed.keyspace == "V":
             self._history_of(key, parsed).unreadable.append(key)
@@ -423,3 +423,11 @@ class RecordCheck:
             shown = tree.shown(above)
             problem = f"{tree.shown(path)} lies in it, but it is not a directory"
             self._found(shown, problem, LEAVES, f"`nexus mkdir {shown}`")
+
+
+def _has_its_depth(key: bytes, parsed: ParsedKey) -> bool:
+    """Return whether the depth in the key of a current record is that of its path."""
+    if parsed.keyspace != "C":
+        return True
+    path = parsed.path.encode()
+    return key.endswith(b"\0" + depth(parsed.path).to_bytes(2, "big") + path)
