@@ -53,6 +53,22 @@ def test_fsck_reports_a_directory_that_cannot_be_opened(nexus):
     assert (failed.code, failed.json["ok"]) == (1, False)
 
 
+def test_fsck_of_a_metastore_with_a_damaged_page_says_how_to_rebuild_it_and_does(nexus):
+    nexus.ok("write", "/a", "hello")
+    metastore = nexus.data_dir / "meta.db"
+    data = bytearray(metastore.read_bytes())
+    leaf = max(at for at in range(4096, len(data), 4096) if data[at] == 0x0A)
+    data[leaf + 8 : leaf + 10] = b"\xff\xff"
+    metastore.write_bytes(data)
+    answer = nexus("fsck")
+    assert answer.code == 1
+    assert "`nexus fsck --repair`" in answer.lines[1]
+    nexus("fsck", "--repair")
+    assert nexus.ok("fsck").lines[-1] == "clean"
+    assert (nexus.data_dir / "meta.db.damaged").read_bytes() == data
+    assert nexus.ok("cat", "/a").lines == ["hello"]
+
+
 def test_gc_frees_what_nothing_names(nexus):
     nexus.ok("write", "/a", "hello")
     nexus.ok("rm", "/a")

@@ -68,7 +68,8 @@ def rebuild_if_damaged(path: str, *, disk: Disk) -> bool:
         raise storage_error("rebuild", path, error) from error
     except sqlite3.Error as error:
         raise database_error("rebuild", path, error) from error
-    _log.warning("%s was damaged: built anew from %d rows; it stays as .damaged", path, len(rows))
+    message = "%s was damaged: built anew from %d rows; the damaged file is now %s.damaged"
+    _log.warning(message, path, len(rows), path)
     return True
 
 
