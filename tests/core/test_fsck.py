@@ -383,3 +383,20 @@ def test_a_damaged_key_is_a_loss_only_if_its_record_has_no_copy(rig: Rig) -> Non
     move_row(rig.metastore, entry, b"N" + entry[1:])
     assert not rig.fsck(repair=True).clean
     assert rig.fsck().problems == []
+
+
+def test_reads_go_on_in_every_stage_and_the_progress_names_those_in_which_changes_wait(
+    rig: Rig,
+) -> None:
+    rig.nx.write("/a", b"one")
+    stages = []
+
+    def progress(stage: str, count: int) -> None:
+        stages.append(stage)
+        assert rig.nx.read("/a") == b"one"
+        if stage == "content":
+            rig.nx.write("/b", b"changes no longer wait")
+
+    Checker(rig.nx.store, rig.nx.volumes(), progress).run()
+    assert list(dict.fromkeys(stages)) == ["structure", "content"]
+    assert rig.nx.read("/b")
