@@ -120,6 +120,26 @@ def test_a_damaged_schema_loses_no_row(path: Path) -> None:
     assert rows_of(path, accept_loss=True) == rows
 
 
+def test_schema_text_that_is_not_utf8_loses_no_row(path: Path) -> None:
+    rows = rows_of(path)
+    at = path.read_bytes().index(b"CREATE TABLE kv")
+    overwrite(path, at + 3, b"\xc1")
+    with pytest.raises(CorruptionError):
+        rows_of(path)
+    assert rows_of(path, accept_loss=True) == rows
+
+
+def test_a_row_of_another_type_is_the_only_one_lost(path: Path) -> None:
+    rows = rows_of(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE kv SET v = CAST(v AS TEXT) WHERE k = ?", (b"key00010",))
+        connection.commit()
+    with pytest.raises(CorruptionError):
+        rows_of(path)
+    del rows[b"key00010"]
+    assert rows_of(path, accept_loss=True) == rows
+
+
 def test_commits_that_are_still_in_the_log_are_kept(path: Path, tmp_path: Path) -> None:
     rows = rows_of(path)
     killed = tmp_path / "killed.db"

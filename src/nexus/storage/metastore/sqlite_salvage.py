@@ -45,6 +45,10 @@ _FILE_HEADER_BYTES = 100
 _MAX_LOCAL = (PAGE_BYTES - 12) * 64 // 255 - 23
 _MIN_LOCAL = (PAGE_BYTES - 12) * 32 // 255 - 23
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
+# No fault to SQLite, which lets any column hold any type; the store refuses to read such a row.
+_MISTYPED = (
+    "SELECT 1 FROM kv WHERE typeof(k) <> 'blob' OR typeof(ver) <> 'integer' OR typeof(v) <> 'blob'"
+)
 _MAX_OVERFLOW_PAGES = 1 << 12
 
 _log = logging.getLogger(__name__)
@@ -80,6 +84,8 @@ def _is_whole(path: str, disk: Disk) -> bool:
             check_schema(connection, path)
             for name in ("revision", "identity"):
                 read_number(connection, path, name)
+            if connection.execute(_MISTYPED).fetchone() is not None:
+                return False
             return connection.execute("PRAGMA integrity_check(1)").fetchall() == [("ok",)]
     except CorruptionError:
         return False
