@@ -23,7 +23,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -33,16 +33,18 @@ from nexus.contracts.metadata import FileMetadata, Stat
 from nexus.core.sealed_store import Mutation, Sealed, SealedStore, revision_key, revision_of
 from nexus.lib.paths import depth, parent
 
-CODEC_VERSION = b"\x01"
+METADATA_VERSION = b"\x01"
+EVENT_VERSION = b"\x01"
 CACHED_RECORDS = 1 << 16
 CACHED_LISTING_NAMES = 1 << 18
 _LARGEST_CACHED_LISTING = 1 << 14
 
+T = TypeVar("T")
 _UNKNOWN: Any = object()
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_metadata = msgspec.msgpack.Decoder(FileMetadata).decode
-_decode_event = msgspec.msgpack.Decoder(FileEvent).decode
+_decode_file_event = msgspec.msgpack.Decoder(FileEvent).decode
 
 
 class Inode:
@@ -72,7 +74,7 @@ def _key_part(text: str) -> bytes:
 
 def encode_metadata(meta: FileMetadata) -> bytes:
     """Return the stored form of a record. Errors: InvalidArgumentError."""
-    return CODEC_VERSION + _encoded(meta)
+    return METADATA_VERSION + _encoded(meta)
 
 
 def _encoded(value: FileMetadata | FileEvent) -> bytes:
@@ -85,18 +87,36 @@ def _encoded(value: FileMetadata | FileEvent) -> bytes:
 
 def decode_metadata(record: Sealed) -> FileMetadata:
     """Return the metadata of a record. Errors: CorruptionError."""
+    return _decoded(record, METADATA_VERSION, f"record {record.key!r}", _decode_metadata)
+
+
+def encode_event(event: FileEvent) -> bytes:
+    """Return the stored form of a journal entry. Errors: InvalidArgumentError."""
+    return EVENT_VERSION + _encoded(event)
+
+
+def decode_event(record: Sealed) -> FileEvent:
+    """Return the event of a journal entry, with its revision. Errors: CorruptionError."""
+    what = f"the journal entry of revision {record.revision}"
+    event = _decoded(record, EVENT_VERSION, what, _decode_file_event)
+    return msgspec.structs.replace(event, revision=record.revision)
+
+
+def _decoded(record: Sealed, version: bytes, what: str, decode: Callable[[bytes], T]) -> T:
     payload = record.payload
-    if payload[:1] != CODEC_VERSION:
+    if payload[:1] != version:
         raise CorruptionError(
             "metastore",
             None,
-            f"record {record.key!r} has codec version {payload[:1].hex()}",
+            f"{what} has codec version {payload[:1].hex() or 'none'}",
             hint="it was written by a newer release",
         )
     try:
-        return _decode_metadata(payload[1:])
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise CorruptionError("metastore", None, f"record {record.key!r}: {error}") from error
+        return decode(payload[1:])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CorruptionError(
+            "metastore", None, f"{what}: {error}", hint="run `nexus fsck`"
+        ) from error
 
 
 class InodeTable:
@@ -382,7 +402,7 @@ class Transaction:
             for path, change in changes.items():
                 self._stage(table, path, change)
         for sequence, event in enumerate(self._events):
-            mutation.put_at_revision(b"J", _encoded(event), sequence.to_bytes(4, "big"))
+            mutation.put_at_revision(b"J", encode_event(event), sequence.to_bytes(4, "big"))
         for table, changes in self._changes.items():
             table.begin(changes)
         by_key: dict[bytes, Sealed] = {}
@@ -417,10 +437,7 @@ def journal_records(
     """
     start = b"J" + revision_key(after[0]) + after[1].to_bytes(4, "big") if after[0] else b""
     for record in store.iterate(b"J", start):
-        yield (
-            record,
-            msgspec.structs.replace(_decode_event(record.payload), revision=record.revision),
-        )
+        yield record, decode_event(record)
 
 
 def journal(store: SealedStore, after: tuple[int, int] = (0, 0)) -> Iterator[tuple[int, FileEvent]]:

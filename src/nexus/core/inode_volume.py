@@ -161,14 +161,18 @@ class InodeVolume(TreeVolume):
             yield self._build_stat(path, inode.meta, inode.revision)
 
     def _version(self, operation: str, relative: str, number: int) -> FileMetadata:
-        # A path may have lived more than once; the latest life with this number is meant. The
-        # current record goes first: where its version record is lost, an earlier life would answer.
-        current = self.table.get(relative)
-        found = current.meta if current and current.meta.version == number else None
-        if found is None:
-            for version in self.table.versions(relative):
-                if version.meta is not None and version.meta.version == number:
-                    found = version.meta
+        # A path may have lived more than once; the latest life with this number is meant. What
+        # the present life must have had is not looked for in an earlier one: were its record
+        # lost, the answer would be wrong.
+        inode = self.table.get(relative)
+        newest = 0 if inode is None else inode.meta.version
+        found = inode.meta if inode is not None and newest == number else None
+        versions = self.table.versions(relative) if found is None else ()
+        for version in versions:
+            if version.meta is None and number < newest:
+                found = None
+            elif version.meta is not None and version.meta.version == number:
+                found = version.meta
         if found is None:
             raise no_such_version(operation, self.absolute(relative), number)
         if found.entry_type != DT_REG:

@@ -221,21 +221,25 @@ class SealedStore:
         return ticket.revision, ticket.written
 
     def repair_locked(
-        self, puts: list[tuple[bytes, bytes, int]], dropped: list[bytes], journal_start: int
+        self, puts: list[tuple[bytes, bytes, int]], dropped: list[bytes], before: Head | None
     ) -> Head:
         """Write (key, payload, revision) records, drop others, and count everything anew.
 
-        For a checker, within :meth:`frozen`-like exclusion: it bypasses the totals on purpose.
+        For a checker, within :meth:`frozen`, with the totals ``before`` or None where they are
+        lost. Where the new ones differ something is gone for good. That may be a journal entry, so
+        the journal is then complete only from here on.
         """
         sealed = [(key, _seal(key, payload, revision_key(at))[0]) for key, payload, at in puts]
         self._store.commit(Batch(sealed, dropped), durable=True)
-        revision, records, total = 0, 0, 0
+        revision, records, total = before.revision if before else 0, 0, 0
         for _, record in self.iterate_unverified():
             if record is not None:
                 revision = max(revision, record.revision)
                 records += 1
                 total += record.seal
-        head = Head(revision, records, total & _MASK, journal_start)
+        head = Head(revision, records, total & _MASK, revision + 1)
+        if before is not None and head[:3] == before[:3]:
+            head = before
         value, _ = _seal(_HEAD_KEY, _HEAD.pack(*head), revision_key(head.revision))
         self._store.commit(Batch([(_HEAD_KEY, value)]), durable=True)
         self._head = None
@@ -349,7 +353,7 @@ class SealedStore:
                 puts[key], seal = _seal(key, payload, at)
                 records += 1
                 total += seal
-            start = mutation.journal_start or start
+            start = max(start, mutation.journal_start or start)
         new = Head(revision, records, total & _MASK, start)
         puts[_HEAD_KEY], _ = _seal(_HEAD_KEY, _HEAD.pack(*new), _REVISION.pack(revision))
         self._head_version = self._store.commit(

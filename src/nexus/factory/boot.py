@@ -7,6 +7,7 @@ what the parts do is theirs.
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import secrets
 import time
@@ -19,6 +20,7 @@ from nexus.contracts.errors import ConfigError
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import TransportABC
 from nexus.core.flusher import Flusher
+from nexus.core.fsck import Checker
 from nexus.core.nexus_fs import NexusFS
 from nexus.core.recovery import recover
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
@@ -31,6 +33,7 @@ from nexus.storage.object_store.local_transport import LocalTransport
 from nexus.storage.object_store.memory_transport import MemoryTransport
 
 IN_MEMORY = ":memory:"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,8 @@ def boot(
         nx.mounts.mount("/", root, actor)
         nx.mounts.restore(context, actor.now_ns)
         if storage.was_cut_off:
+            if settings.accept_loss:
+                _mend_records(nx)
             recover(nx, actor)
         storage.finish()
         undo.pop_all()
@@ -92,6 +97,12 @@ def boot(
         nx.on_closing(Flusher(nx.sync).stop)
     nx.on_close(lambda: storage.release(synced=nx.closed_cleanly))
     return nx
+
+
+def _mend_records(nx: NexusFS) -> None:
+    """Repair the records that recovery is going to read: one it cannot read would stop it."""
+    for problem in Checker(nx.store, nx.volumes()).run(repair=True, content=False).problems:
+        _log.warning("%s: %s: %s", problem.object, problem.problem, problem.advice)
 
 
 def _durable(settings: Settings) -> bool:

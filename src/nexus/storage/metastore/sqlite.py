@@ -86,6 +86,7 @@ from nexus.storage.metastore.sqlite_file import (
 )
 from nexus.storage.metastore.sqlite_log import FRAME_BYTES, LogFile
 from nexus.storage.metastore.sqlite_readers import ReaderPool
+from nexus.storage.metastore.sqlite_salvage import rebuild_if_damaged
 
 _GET = "SELECT v, ver FROM kv WHERE k = ?"
 _VERSION = "SELECT ver FROM kv WHERE k = ?"
@@ -125,9 +126,10 @@ class SqliteMetastore(MetastoreABC):
     ) -> None:
         """Open the store, making it first when it is absent and ``create`` is set.
 
-        ``accept_loss`` opens a store whose last commits are missing. ``log_limit_bytes`` is how
-        long the log grows before it is written back into the file beside the commits; at four
-        times that they wait for it.
+        ``accept_loss`` opens a store whose last commits are missing, and builds one whose structure
+        is damaged anew from the rows that are readable. ``log_limit_bytes`` is how long the log
+        grows before it is written back into the file beside the commits; at four times that they
+        wait for it.
 
         Errors: PathNotFoundError; CorruptionError for damage, for another program's file and
         for missing commits; BusyError while another process locks it; AccessDeniedError,
@@ -148,6 +150,8 @@ class SqliteMetastore(MetastoreABC):
         self._commits_until_check = _COMMITS_PER_LOG_CHECK
         if create and not os.path.lexists(self._path):
             create_store(self._path, identity=secrets.randbits(63), disk=disk)
+        if accept_loss and os.path.lexists(self._path):
+            rebuild_if_damaged(self._path, disk=disk)
         check_header(self._path, disk)
         with ExitStack() as undo:
             self._open_files(reserve_bytes, undo)

@@ -33,7 +33,7 @@ from nexus.lib.disk import Disk, storage_error
 APPLICATION_ID = 0x4E58_4D53  # "NXMS"
 PAGE_BYTES = 4096
 
-FSCK_HINT = "run `nexus fsck`"
+FSCK_HINT = "run `nexus fsck --repair`: it builds the file anew from every record it can read"
 FULL_HINT = "delete something, or run `nexus gc`"
 
 _TABLES = {
@@ -125,15 +125,18 @@ def connect(path: str, *, query_only: bool = False) -> sqlite3.Connection:
 
 def check_schema(connection: sqlite3.Connection, path: str) -> None:
     """Check that the tables are those of a store. Errors: CorruptionError; sqlite3.Error."""
-    tables = dict(connection.execute("SELECT name, sql FROM sqlite_schema"))
-    if tables != _TABLES:
+    # As bytes: damaged text would be an error of the library, before anybody could compare it.
+    query = "SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema"
+    tables = dict(connection.execute(query))
+    if tables != {name.encode(): sql.encode() for name, sql in _TABLES.items()}:
         raise CorruptionError("open", path, "the tables are not a metastore's", hint=FSCK_HINT)
 
 
 def read_number(connection: sqlite3.Connection, path: str, name: str) -> int:
     """Return a number of the ``meta`` table. Errors: CorruptionError; sqlite3.Error."""
-    row = connection.execute("SELECT v FROM meta WHERE k = ?", (name,)).fetchone()
-    if row is None or type(row[0]) is not int or row[0] < 0:
+    query = "SELECT v FROM meta WHERE k = ? AND typeof(v) = 'integer' AND v >= 0"
+    row: tuple[int] | None = connection.execute(query, (name,)).fetchone()
+    if row is None:
         raise CorruptionError("open", path, f"the {name} is damaged", hint=FSCK_HINT)
     return row[0]
 
