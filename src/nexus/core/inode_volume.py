@@ -631,4 +631,5 @@ class InodeVolume(Volume):
         self._content.sync()
 
     def close(self) -> None:
+        self.table.close()
         self._content.close()

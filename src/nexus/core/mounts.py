@@ -126,12 +126,15 @@ class MountManager:
         if below:
             raise BusyError("mount", point, f"{below[0]} is mounted beneath it")
         driver, description = self._open(point, backend)
+        volume = None
         try:
             self._check_unused(point, zone_id, driver)
             under = self._ensure_point(point, actor)
             volume = self._volume(point, driver, actor.context.user_id, actor)
             self._remember(point, driver, description, under, actor)
         except BaseException:
+            if isinstance(volume, InodeVolume | PathVolume):
+                volume.table.close()
             if description is not None:
                 driver.close()
             raise

@@ -341,7 +341,8 @@ class NexusFS(NexusFilesystem):
 
         def make(txn: Transaction) -> Stat:
             volume.create_directory(txn, relative, parents, exist_ok, actor)
-            txn.commit(durable=self._durable)
+            if not txn.is_empty:
+                txn.commit(durable=self._durable)
             return _stat_after("mkdir", volume, relative)
 
         target = _Target(path, volume, relative, WriteRequest(path, b"", parents=parents))

@@ -629,6 +629,7 @@ class PathVolume(Volume):
         self._store.sync()
 
     def close(self) -> None:
+        self.table.close()
         self._store.close()
 
 
