@@ -272,11 +272,17 @@ class InodeVolume(Volume):
         if inode is not None and inode.meta.entry_type != DT_REG:
             raise is_directory(operation, self.absolute(relative))
         if not request.append or inode is None:
-            etag = None if inode is None else inode.meta.etag
-            check_precondition(operation, self.absolute(relative), request.precondition, etag)
+            self._check_precondition(operation, relative, request.precondition, inode)
         if request.append:
             return None
         return self._content.write_content(request.buf)
+
+    def _check_precondition(
+        self, operation: str, relative: str, condition: Precondition | None, inode: Inode | None
+    ) -> None:
+        if condition is not None:
+            etag, revision = (None, None) if inode is None else (inode.meta.etag, inode.revision)
+            check_precondition(operation, self.absolute(relative), condition, etag, revision)
 
     def settle(self) -> None:
         if self._durable:
@@ -304,8 +310,8 @@ class InodeVolume(Volume):
         actor: Actor,
     ) -> Stat:
         old = self._target(txn, operation, relative, request, actor)
-        path = self.absolute(relative)
-        check_precondition(operation, path, request.precondition, old.etag if old else None)
+        inode = None if old is None else self.table.get(relative)
+        self._check_precondition(operation, relative, request.precondition, inode)
         if prepared is not None:
             return self._put_file(txn, relative, old, prepared, prepared.size, actor)
         data = b"".join(request.buf) if not isinstance(request.buf, Buffer) else request.buf
@@ -324,7 +330,7 @@ class InodeVolume(Volume):
         actor: Actor,
     ) -> Stat:
         old = self._file("write", relative)
-        check_precondition("write", self.absolute(relative), precondition, old.etag)
+        self._check_precondition("write", relative, precondition, self.table.get(relative))
         if not len(data):
             content = Content(old.etag, old.size)
         else:

@@ -318,14 +318,14 @@ class PathVolume(Volume):
             if not request.create:
                 self._explain_missing(operation, relative)
                 raise missing(operation, path)
-            check_precondition(operation, path, request.precondition, None)
+            check_precondition(operation, path, request.precondition, None, None)
             self._ensure_parent(txn, operation, relative, request.parents, actor)
             old = None
         else:
             if info.is_directory:
                 raise is_directory(operation, path)
-            old = self._meta(relative, info)[0]
-            check_precondition(operation, path, request.precondition, old.etag)
+            old, revision = self._meta(relative, info)
+            check_precondition(operation, path, request.precondition, old.etag, revision)
         if request.append and info is not None:
             data = _joined(request.buf)
             written = self._splice(operation, relative, info.size, data)
@@ -346,8 +346,8 @@ class PathVolume(Volume):
         actor: Actor,
     ) -> Stat:
         info = self._file("write", relative)
-        old = self._meta(relative, info)[0]
-        check_precondition("write", self.absolute(relative), precondition, old.etag)
+        old, revision = self._meta(relative, info)
+        check_precondition("write", self.absolute(relative), precondition, old.etag, revision)
         written = self._splice("write", relative, offset, data) if len(data) else info
         return self._put_file(txn, relative, old, written, len(data), actor)
 

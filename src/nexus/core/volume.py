@@ -232,9 +232,13 @@ def mime_type_of(path: str) -> str:
 
 
 def check_precondition(
-    operation: str, path: str, condition: Precondition | None, etag: str | None
+    operation: str,
+    path: str,
+    condition: Precondition | None,
+    etag: str | None,
+    revision: int | None,
 ) -> None:
-    """Raise ConflictError unless the condition holds for the file's etag (None: no file)."""
+    """Raise ConflictError unless the condition holds for the file (None, None: no file)."""
     if condition is None:
         return
     wanted, unwanted = condition.if_match, condition.if_none_match
@@ -246,6 +250,14 @@ def check_precondition(
     if unwanted is not None and etag is not None and unwanted in ("*", etag):
         raise ConflictError(
             operation, path, f"if_none_match={unwanted} but the file has etag {etag}"
+        )
+    if condition.if_revision is not None and condition.if_revision != revision:
+        found = "nothing is there" if revision is None else f"the file is of revision {revision}"
+        raise ConflictError(
+            operation,
+            path,
+            f"if_revision={condition.if_revision} but {found}",
+            hint="read it again, then retry",
         )
 
 

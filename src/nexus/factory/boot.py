@@ -18,6 +18,7 @@ from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import ConfigError
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import TransportABC
+from nexus.core import fork_guard
 from nexus.core.flusher import Flusher
 from nexus.core.nexus_fs import NexusFS
 from nexus.core.recovery import recover
@@ -114,6 +115,12 @@ class _Storage:
         self.was_cut_off = directory is not None and directory.was_cut_off
         self._directory = directory
         self._undo = undo
+        fork_guard.watch(self)
+
+    def in_forked_child(self) -> None:
+        """Let go of the lock, which a child would keep when its parent has ended."""
+        if self._directory is not None:
+            self._directory.close()
 
     def finish(self) -> None:
         """End a creation or a recovery, now that everything is there."""
