@@ -238,16 +238,37 @@ class InodeVolume(Volume):
                 return
 
     def _version(self, operation: str, relative: str, number: int) -> FileMetadata:
-        # A path may have lived more than once; the latest life with this number is meant.
-        found = None
-        for version in self.table.versions(relative):
-            if version.meta is not None and version.meta.version == number:
-                found = version.meta
+        """Return the record of a version in the latest life of the path that had it.
+
+        A life runs from where a file comes to the path to where it goes. Every record says with
+        which number its life started, so one that is missing is noticed, and an older life never
+        answers for it. What history forgot is not damage: all that is older went with it.
+        """
+        now = self.table.get(relative)
+        found = now.meta if now is not None and now.meta.version == number else None
+        if found is None:
+            found, is_lost = _search(self._records(relative, now), number)
+            if is_lost:
+                raise CorruptionError(
+                    operation,
+                    self.absolute(relative),
+                    f"the record of version {number} is missing",
+                    hint="run `nexus fsck`",
+                )
         if found is None:
             raise no_such_version(operation, self.absolute(relative), number)
         if found.entry_type != DT_REG:
             raise is_directory(operation, self.absolute(relative))
         return found
+
+    def _records(self, relative: str, now: Inode | None) -> Iterator[FileMetadata | None]:
+        """Yield every kept record of a path, oldest first, None where it was removed."""
+        last = 0
+        for version in self.table.versions(relative):
+            last = version.revision
+            yield version.meta
+        if now is not None and now.revision > last:
+            yield now.meta
 
     # -- writing files ------------------------------------------------------------------------
 
@@ -523,7 +544,10 @@ class InodeVolume(Volume):
         for relative, inode in self._tree(old, source):
             txn.remove(self.table, join(old, relative), inode)
             # Beneath a target that was missing or empty nothing can be in the way.
-            txn.put(self.table, join(new, relative), inode.meta, fresh=relative != "/")
+            meta = inode.meta
+            if meta.first_version != meta.version:
+                meta = replace(meta, first_version=meta.version)
+            txn.put(self.table, join(new, relative), meta, fresh=relative != "/")
             count += 1
         txn.event(actor.event(FILE_RENAME, self.absolute(old), new_path=self.absolute(new)))
         return count
@@ -553,6 +577,7 @@ class InodeVolume(Volume):
             mime_type=source["mime_type"],
             attributes=dict(source["attributes"]),
             version=old.version + 1 if old else 1,
+            first_version=old.first_version if old else 1,
             created_at_ns=old.created_at_ns if old else actor.now_ns,
         )
         txn.put(self.table, path, meta)
@@ -639,3 +664,32 @@ class InodeVolume(Volume):
     def close(self) -> None:
         self.table.close()
         self._content.close()
+
+
+def _search(
+    records: Iterable[FileMetadata | None], number: int
+) -> tuple[FileMetadata | None, bool]:
+    """Return the latest record with a version number, and whether one is missing instead."""
+    found: FileMetadata | None = None
+    is_lost = has_older = found_here = False
+    before: FileMetadata | None = None  # the record before, in the same life
+    for meta in records:
+        if before is not None and (meta is None or not _same_life(before, meta)):
+            before = None
+        if before is None:
+            found_here = False
+        if meta is not None and meta.version == number:
+            found, found_here, is_lost = meta, True, False
+        elif meta is not None and meta.first_version <= number < meta.version and not found_here:
+            found = None
+            is_lost = is_lost or (has_older if before is None else before.version < number)
+        before, has_older = meta, True
+    return found, is_lost
+
+
+def _same_life(before: FileMetadata, meta: FileMetadata) -> bool:
+    return (
+        before.created_at_ns == meta.created_at_ns
+        and before.first_version == meta.first_version
+        and before.version <= meta.version
+    )
