@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from nexus.contracts.errors import BusyError
+from nexus.contracts.errors import BusyError, InvalidArgumentError, shown
 from nexus.contracts.object_store import ContentStoreABC
+from nexus.core.arguments import MAX_TIME_S
 from nexus.core.inode_table import InodeTable, Version, journal_records
 from nexus.core.inode_volume import InodeVolume
 from nexus.core.path_volume import PathVolume
@@ -69,15 +70,18 @@ class Collector:
 
         Quarantined content is deleted by a later run, ``grace_s`` after it was set aside. The
         current state and versions superseded within the retention stay. ``progress`` is told
-        (stage, items so far). Errors: BusyError while another run is under way, CorruptionError
-        when a damaged record hides what content is in use; then no content is touched.
+        (stage, items so far). Errors: InvalidArgumentError for a time that is none, BusyError
+        while another run is under way, CorruptionError when a damaged record hides what content
+        is in use; then no content is touched.
         """
+        retention_ns = _nanoseconds("retention_s", retention_s)
+        grace_ns = _nanoseconds("grace_s", grace_s)
         if not self._running.acquire(blocking=False):
             raise BusyError("gc", None, "another collection is running")
         try:
             with self._volumes_in_use() as volumes:
                 report = CollectionReport(dry_run)
-                self._collect(volumes, retention_s, grace_s, report, progress)
+                self._collect(volumes, retention_ns, grace_ns, report, progress)
             return report
         finally:
             self._running.release()
@@ -85,20 +89,20 @@ class Collector:
     def _collect(
         self,
         volumes: list[Volume],
-        retention_s: float,
-        grace_s: float,
+        retention_ns: int,
+        grace_ns: int,
         report: CollectionReport,
         progress: Progress,
     ) -> None:
         now_ns = self._clock_ns()
-        keep_from = self._prune_journal(now_ns - round(retention_s * 1e9), report, progress)
+        keep_from = self._prune_journal(now_ns - retention_ns, report, progress)
         for volume in volumes:
             if isinstance(volume, InodeVolume | PathVolume):
                 self._prune_versions(volume.table, keep_from, report, progress)
         if not report.dry_run:
             # What supersedes the content to be set aside must survive a power cut first.
             self._sync()
-        grace_start_ns = now_ns - round(grace_s * 1e9)
+        grace_start_ns = now_ns - grace_ns
         for volume in volumes:
             if isinstance(volume, InodeVolume):
                 self._collect_content(volume, keep_from, grace_start_ns, report, progress)
@@ -181,6 +185,13 @@ class Collector:
                 named.update(bytes.fromhex(item) for item in content.objects_of(etag))
                 progress("records", len(seen))
         return named
+
+
+def _nanoseconds(name: str, seconds: float) -> int:
+    if type(seconds) not in (int, float) or not 0 <= seconds <= MAX_TIME_S:
+        reason = f"{name} is {shown(seconds)}, not within 0 to {MAX_TIME_S} seconds"
+        raise InvalidArgumentError("gc", None, reason)
+    return round(seconds * 1e9)
 
 
 def _etags(table: InodeTable, keep_from: int) -> Iterator[str]:

@@ -32,6 +32,7 @@ from nexus.contracts.errors import (
     NotSupportedError,
     PathNotFoundError,
     StorageError,
+    shown,
 )
 from nexus.contracts.filesystem import NexusFilesystem, Precondition, WriteRequest
 from nexus.contracts.metadata import (
@@ -56,7 +57,6 @@ from nexus.core.arguments import (
     check_version,
     checked_pieces,
     page_limit,
-    shown,
     view,
 )
 from nexus.core.bound import BoundFilesystem

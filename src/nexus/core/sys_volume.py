@@ -11,7 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NoReturn
 
-from nexus.contracts.errors import AccessDeniedError, InvalidArgumentError, NotSupportedError
+from nexus.contracts.errors import (
+    AccessDeniedError,
+    InvalidArgumentError,
+    NotSupportedError,
+    shown,
+)
 from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
 from nexus.contracts.metadata import (
     DEFAULT_DIRECTORY_MODE,
@@ -224,7 +229,9 @@ def _position(cursor: str | None, parts: int) -> tuple[int, ...]:
         or max(position) > _LARGEST
         or position[-1] > _LARGEST_SEQUENCE[parts]
     ):
-        raise InvalidArgumentError("readdir", None, f"{cursor!r} is not a cursor of this listing")
+        raise InvalidArgumentError(
+            "readdir", None, f"{shown(cursor)} is not a cursor of this listing"
+        )
     return position
 
 

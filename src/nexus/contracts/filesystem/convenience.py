@@ -20,6 +20,7 @@ from nexus.contracts.errors import (
     InvalidArgumentError,
     PathNotDirectoryError,
     PathNotFoundError,
+    shown,
 )
 from nexus.contracts.filesystem.syscalls import Precondition, Syscalls, WriteRequest
 from nexus.contracts.metadata import DT_DIR, Buffer, DirectoryPage, Stat
@@ -250,6 +251,8 @@ class NexusFilesystem(Syscalls):
         ``/`` matches the path relative to ``path``. Errors: as sys_readdir.
         """
         match = _glob_matcher("glob", path, pattern)
+        if not isinstance(path, str):
+            raise InvalidArgumentError("glob", None, f"the path is {shown(path)}, not text")
         base = path.rstrip("/")
         by_name = "/" not in pattern.strip("/")
         found: builtins.list[str] = []
@@ -278,7 +281,7 @@ class NexusFilesystem(Syscalls):
         InvalidArgumentError for a bad pattern.
         """
         if not isinstance(pattern, str):
-            raise InvalidArgumentError("grep", path, f"the pattern is {pattern!r}, not text")
+            raise InvalidArgumentError("grep", path, f"the pattern is {shown(pattern)}, not text")
         _check_number("grep", path, "limit", limit, 1)
         try:
             # Whole files are searched first, so ^ and $ have to mean lines there too.
@@ -336,7 +339,7 @@ class NexusFilesystem(Syscalls):
         run_id, deleted. Without a path: the journal's events. Retention bounds both.
         """
         if path is not None and not isinstance(path, str):
-            raise InvalidArgumentError("history", None, f"the path is {path!r}, not text")
+            raise InvalidArgumentError("history", None, f"the path is {shown(path)}, not text")
         place = "/__sys__/journal" if path is None else f"/__sys__/versions{path}"
         return self.sys_readdir(place, limit=limit, cursor=cursor, details=True, context=context)
 
@@ -408,7 +411,7 @@ def _request(item: tuple[str, Buffer | str] | WriteRequest) -> WriteRequest:
     if isinstance(item, WriteRequest):
         return item
     if not isinstance(item, tuple) or len(item) != 2:
-        raise InvalidArgumentError("write_batch", None, f"{item!r} is no (path, bytes) pair")
+        raise InvalidArgumentError("write_batch", None, f"{shown(item)} is no (path, bytes) pair")
     return WriteRequest(item[0], _bytes("write_batch", item[0], item[1]))
 
 
@@ -438,12 +441,12 @@ def _check_number(operation: str, path: str, name: str, value: object, least: in
 
 def _check_etag(operation: str, mount: str, etag: object) -> None:
     if not isinstance(etag, str):
-        raise InvalidArgumentError(operation, mount, f"the etag is {etag!r}, not text")
+        raise InvalidArgumentError(operation, mount, f"the etag is {shown(etag)}, not text")
 
 
 def _glob_matcher(operation: str, path: str, pattern: object) -> Callable[[str], object]:
     if not isinstance(pattern, str):
-        raise InvalidArgumentError(operation, path, f"the pattern is {pattern!r}, not text")
+        raise InvalidArgumentError(operation, path, f"the pattern is {shown(pattern)}, not text")
     try:
         return re.compile(_glob_regex(pattern)).fullmatch
     except _BAD_PATTERN as error:
@@ -454,10 +457,14 @@ def _replacer(path: str, change: Iterable[tuple[str, str]]) -> Callable[[bytes],
     edits: list[tuple[bytes, bytes]] = []
     for edit in _each("edit", "change", change):
         if not isinstance(edit, tuple | list) or len(edit) != 2 or not edit[0]:
-            raise InvalidArgumentError("edit", path, f"{edit!r} is no (old, new) pair of texts")
+            raise InvalidArgumentError(
+                "edit", path, f"{shown(edit)} is no (old, new) pair of texts"
+            )
         old, new = (_bytes("edit", path, text) for text in edit)
         if not isinstance(old, bytes) or not isinstance(new, bytes):
-            raise InvalidArgumentError("edit", path, f"{edit!r} is no (old, new) pair of texts")
+            raise InvalidArgumentError(
+                "edit", path, f"{shown(edit)} is no (old, new) pair of texts"
+            )
         edits.append((old, new))
 
     def apply(content: bytes) -> bytes:
