@@ -132,8 +132,12 @@ class InodeTable:
         self._listings: dict[str, list[str]] = {}
         self._listed_names = 0
         self._epoch = 0
-        self._committing = 0
-        store.on_uncertain(self.drop_cache)
+        self._committing: set[object] = set()
+        self._end_notices = store.on_uncertain(self.drop_cache)
+
+    def close(self) -> None:
+        """Let the store forget this table; called when nothing uses it any more."""
+        self._end_notices()
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -280,16 +284,16 @@ class InodeTable:
             self._listings.clear()
             self._listed_names = 0
 
-    def begin(self, changes: dict[str, Change]) -> None:
+    def begin(self, commit: object, changes: dict[str, Change]) -> None:
         """Drop what a commit is about to change, and keep nothing new until :meth:`end`."""
         with self._cache_lock:
-            self._committing += 1
+            self._committing.add(commit)
             self._drop_locked(changes)
 
-    def end(self, changes: dict[str, Change], written: dict[bytes, Sealed]) -> None:
+    def end(self, commit: object, changes: dict[str, Change], written: dict[bytes, Sealed]) -> None:
         """Keep what the commit has ``written``; nothing after one that failed."""
         with self._cache_lock:
-            self._committing -= 1
+            self._committing.discard(commit)
             self._drop_locked(changes)
             for path, change in changes.items():
                 record = written.get(change.key)
@@ -383,6 +387,11 @@ class Transaction:
         """Remove the record of a path, as read before."""
         self._changes.setdefault(table, {})[path] = Change(table.key(path), None, inode)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not (self._changes or self._events)
+
     def event(self, event: FileEvent) -> None:
         """Add a journal entry to the commit."""
         self._events.append(event)
@@ -403,15 +412,15 @@ class Transaction:
                 self._stage(table, path, change)
         for sequence, event in enumerate(self._events):
             mutation.put_at_revision(b"J", encode_event(event), sequence.to_bytes(4, "big"))
-        for table, changes in self._changes.items():
-            table.begin(changes)
         by_key: dict[bytes, Sealed] = {}
         try:
+            for table, changes in self._changes.items():
+                table.begin(self, changes)
             revision, written = self._store.commit(mutation, durable=durable)
             by_key = {record.key: record for record in written}
         finally:
             for table, changes in self._changes.items():
-                table.end(changes, by_key)
+                table.end(self, changes, by_key)
         return revision
 
     def _stage(self, table: InodeTable, path: str, change: Change) -> None:

@@ -144,9 +144,17 @@ class SealedStore:
         """Whether what was read may be kept in memory: nobody else changes the store."""
         return self._store.capabilities.exclusive_owner
 
-    def on_uncertain(self, callback: Callable[[], None]) -> None:
-        """Call back when a commit failed with an unknown outcome: drop what is cached."""
-        self._on_uncertain.append(callback)
+    def on_uncertain(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back when a commit failed with an unknown outcome: drop what is cached.
+
+        Returns what ends that.
+        """
+        self._on_uncertain = [*self._on_uncertain, callback]  # one list is one state, for readers
+        return lambda: self._forget(callback)
+
+    def _forget(self, callback: Callable[[], None]) -> None:
+        with self._turn:
+            self._on_uncertain = [known for known in self._on_uncertain if known != callback]
 
     def get(self, key: bytes) -> Sealed | None:
         """Return the record, or None where there is none. Errors: CorruptionError."""
@@ -212,13 +220,30 @@ class SealedStore:
         Errors: those of the driver, with nothing acknowledged.
         """
         ticket = _Ticket(mutation, durable)
-        self._queue.append(ticket)
-        with self._turn:
-            while not ticket.done:
-                self._commit_group_locked()
+        try:
+            self._queue.append(ticket)
+            with self._turn:
+                while not ticket.done:
+                    self._commit_group_locked(ticket)
+        except BaseException:
+            self._withdraw(ticket)
+            raise
         if ticket.error is not None:
             raise copy.copy(ticket.error)
         return ticket.revision, ticket.written
+
+    def _withdraw(self, ticket: _Ticket) -> None:
+        """Return once nobody will commit the ticket any more, whatever interrupts the wait.
+
+        Its owner is about to give up the locks that cover what it changes.
+        """
+        ticket.done = True  # whoever takes the queue from now on passes it over
+        while True:
+            try:
+                with self._turn:  # whoever has taken it already is done with it
+                    return
+            except KeyboardInterrupt:
+                continue  # the first interrupt is on its way to the caller
 
     def repair_locked(
         self, puts: list[tuple[bytes, bytes, int]], dropped: list[bytes], before: Head | None
@@ -282,11 +307,19 @@ class SealedStore:
                 self._head, self._head_version = Head._make(_HEAD.unpack(payload)), found[1]
         return self._head
 
-    def _commit_group_locked(self) -> None:
+    def _commit_group_locked(self, own: _Ticket) -> None:
+        """Commit what is queued, and answer ``own`` if only to say that it was lost."""
         tickets: list[_Ticket] = []
-        while self._queue and len(tickets) < _GROUP_LIMIT:
-            tickets.append(self._queue.popleft())
+        unknown = StorageFailedError("commit", None, "the commit was interrupted")
         try:
+            while self._queue and len(tickets) < _GROUP_LIMIT:
+                if not self._queue[0].done:
+                    tickets.append(self._queue[0])
+                self._queue.popleft()  # after it is in the list: an interrupt loses nothing
+            if not tickets:
+                # Who took it was interrupted while answering: nobody knows what became of it.
+                own.error, own.done = unknown, True
+                return
             self._try_group_locked(tickets)
             refused = tickets[0].error
             if len(tickets) > 1 and refused and not isinstance(refused, StorageFailedError):
@@ -296,7 +329,6 @@ class SealedStore:
         except BaseException:
             # An interrupt (a signal, no memory): nobody knows what was committed.
             self._head = None
-            unknown = StorageFailedError("commit", None, "the commit was interrupted")
             for ticket in tickets:
                 ticket.error = ticket.error or unknown
             for callback in self._on_uncertain:

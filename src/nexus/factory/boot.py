@@ -19,6 +19,7 @@ from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import ConfigError
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import TransportABC
+from nexus.core import fork_guard
 from nexus.core.flusher import Flusher
 from nexus.core.fsck import Checker
 from nexus.core.nexus_fs import NexusFS
@@ -133,6 +134,12 @@ class _Storage:
         self.place = folder_place(os.path.realpath(directory.path)) if directory else ()
         self._directory = directory
         self._undo = undo
+        fork_guard.watch(self)
+
+    def in_forked_child(self) -> None:
+        """Let go of the lock, which a child would keep when its parent has ended."""
+        if self._directory is not None:
+            self._directory.close()
 
     def finish(self) -> None:
         """End a creation or a recovery, now that everything is there."""

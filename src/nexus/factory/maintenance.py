@@ -29,7 +29,8 @@ def fsck(
     process.
     """
     kernel = _kernel("fsck", nx)
-    return Checker(kernel.store, kernel.volumes(), progress).run(repair=repair, content=content)
+    with kernel.volumes_in_use() as volumes:
+        return Checker(kernel.store, volumes, progress).run(repair=repair, content=content)
 
 
 def collect(
