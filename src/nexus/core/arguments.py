@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from nexus.contracts.context import OperationContext
-from nexus.contracts.errors import AccessDeniedError, InvalidArgumentError
+from nexus.contracts.errors import AccessDeniedError, InvalidArgumentError, shown
 from nexus.contracts.filesystem import Precondition
 from nexus.contracts.metadata import Buffer
 from nexus.core.volume import bad_attribute
@@ -68,7 +68,7 @@ def check_range(operation: str, path: str, count: int | None, offset: int) -> No
 
 def check_version(operation: str, path: str, version: object) -> None:
     """Raise unless a version number can be one. Errors: InvalidArgumentError."""
-    if type(version) is not int:
+    if type(version) is not int or abs(version) > MAX_OFFSET:
         raise InvalidArgumentError(operation, path, f"version is {shown(version)}, not a number")
 
 
@@ -154,10 +154,3 @@ def check_no_more(path: str, attrs: Mapping[str, Any]) -> None:
     """Raise for the first attribute that is left over. Errors: InvalidArgumentError."""
     for name in attrs:
         raise bad_attribute(path, name, "has no meaning for this entry type")
-
-
-def shown(value: object) -> str:
-    """Return a value as an error shows it. A huge int has no decimal form that Python prints."""
-    if isinstance(value, int) and value.bit_length() > 256:
-        return "a number of over 256 bits"
-    return repr(value)

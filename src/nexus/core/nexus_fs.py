@@ -33,9 +33,11 @@ from nexus.contracts.errors import (
     BusyError,
     ClosedError,
     InvalidArgumentError,
+    NexusError,
     NotSupportedError,
     PathNotFoundError,
     StorageError,
+    shown,
 )
 from nexus.contracts.filesystem import NexusFilesystem, Precondition, WriteRequest
 from nexus.contracts.metadata import (
@@ -93,14 +95,13 @@ from nexus.core.arguments import (
     check_version,
     checked_pieces,
     page_limit,
-    shown,
     write_slice,
 )
 from nexus.core.bound import BoundFilesystem
 from nexus.core.collector import Collector
 from nexus.core.dispatch import KernelDispatch
 from nexus.core.inode_table import Transaction
-from nexus.core.listing import Listings, Query, relative_to
+from nexus.core.listing import Listings, Query
 from nexus.core.mounts import Mount, MountManager, OpenDriver
 from nexus.core.router import VFSRouter
 from nexus.core.sealed_store import SealedStore, revision_key, revision_of
@@ -109,14 +110,14 @@ from nexus.core.sys_volume import SYS_POINT, SysVolume
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S, Hold, HoldSet, VFSLockManager
 from nexus.core.volume import (
     Actor,
-    TreeEntry,
+    Departure,
     Volume,
     bad_attribute,
     exists,
     missing,
     not_directory,
 )
-from nexus.lib.paths import is_below, is_same_or_below, join, normalize
+from nexus.lib.paths import is_below, is_same_or_below, normalize
 
 _BARRIER_KEY = b"B"
 _VERSIONS = SYS_POINT + "/versions"
@@ -385,7 +386,7 @@ class NexusFS(NexusFilesystem):
             if source[0] is target[0]:
                 copied = source[0].copy(txn, source[1], target[1], actor)
             else:
-                copied = self._transfer("copy", txn, source, target, actor)
+                copied, _ = self._transfer("copy", txn, source, target, actor)
             revision = txn.commit(durable=self._durable)
             stat = _stat_after("copy", *target)
         return stat | {"copied": copied, "revision": revision}
@@ -460,7 +461,8 @@ class NexusFS(NexusFilesystem):
 
         def make(txn: Transaction) -> Stat:
             volume.create_directory(txn, relative, parents, exist_ok, actor)
-            txn.commit(durable=self._durable)
+            if not txn.is_empty:
+                txn.commit(durable=self._durable)
             return _stat_after("mkdir", volume, relative)
 
         target = _Target(path, volume, relative, WriteRequest(path, b"", parents=parents))
@@ -498,7 +500,7 @@ class NexusFS(NexusFilesystem):
         path = normalize("unlink", path)
         if is_below(path, SERVICES_POINT):
             check_admin("unlink", path, self._actor(context).context)
-            self.services.unregister(relative_to(SERVICES_POINT, path)[1:])
+            self.services.unregister(path.removeprefix(SERVICES_POINT + "/"))
             return {"path": path, "removed": 1, "revision": self.store.head().revision}
         if {DELETE, RMDIR, UNMOUNT} & self.dispatch.live:
             return self._unlink_hooked(path, recursive, self._identity(context))
@@ -575,14 +577,24 @@ class NexusFS(NexusFilesystem):
         target: tuple[Volume, str],
         actor: Actor,
     ) -> tuple[int, int]:
-        """Copy to the target, then delete the source; in one commit where both can share one."""
-        moved = self._transfer("rename", txn, source, target, actor)
+        """Copy to the target, then delete the source; in one commit where both can share one.
+
+        Where they cannot, the target is durable first: a power cut that undoes the arrival must
+        not find the source gone.
+        """
+        moved, departure = self._transfer("rename", txn, source, target, actor)
+        if not (source[0].atomic_batch and target[0].atomic_batch):
+            target[0].sync()
         if source[0].atomic_batch:
-            source[0].remove(txn, source[1], True, actor)
+            departure.remove(txn, actor)
             return moved, txn.commit(durable=self._durable)
-        txn.commit(durable=self._durable)
+        txn.commit(durable=True)
         with Transaction(self.store) as second:
-            source[0].remove(second, source[1], True, actor)
+            try:
+                departure.remove(second, actor)
+            except NexusError as error:
+                hint = f"a whole copy is at {target[0].absolute(target[1])}"
+                raise type(error)("rename", error.path, error.reason, hint=hint) from error
             return moved, second.commit(durable=self._durable)
 
     def _transfer(
@@ -592,13 +604,10 @@ class NexusFS(NexusFilesystem):
         source: tuple[Volume, str],
         target: tuple[Volume, str],
         actor: Actor,
-    ) -> int:
-        volume, relative = source
-        stat = volume.stat(relative)
-        if stat is None:
-            raise missing(operation, volume.absolute(relative))
-        target[0].check_target(operation, target[1], stat["is_directory"])
-        return target[0].receive(txn, target[1], _entries_of(volume, relative, stat), actor)
+    ) -> tuple[int, Departure]:
+        departure = source[0].send(operation, source[1], is_move=operation == "rename")
+        target[0].check_target(operation, target[1], departure.is_directory)
+        return target[0].receive(txn, operation, target[1], departure, actor), departure
 
     # -- directories --------------------------------------------------------------------------
 
@@ -737,7 +746,7 @@ class NexusFS(NexusFilesystem):
     def _set_service(self, path: str, attrs: dict[str, Any], context: OperationContext) -> Stat:
         """Enlist a service, or put another instance in its place."""
         check_admin("setattr", path, context)
-        name = relative_to(SERVICES_POINT, path)[1:]
+        name = path.removeprefix(SERVICES_POINT + "/")
         instance, depends_on = attrs.pop("service", None), attrs.pop("depends_on", ())
         check_no_more(path, attrs)
         if instance is None:
@@ -862,19 +871,6 @@ class NexusFS(NexusFilesystem):
         below = [point for point in self.router.points_below(path, zone_id) if point != SYS_POINT]
         if below:
             raise BusyError(operation, path, f"{below[0]} is mounted beneath it")
-
-
-def _entries_of(
-    volume: Volume, relative: str, stat: Stat
-) -> Iterator[tuple[TreeEntry, Iterable[Buffer]]]:
-    """Yield a file, or a directory and all beneath it, parents first, with its bytes."""
-    top = volume.absolute(relative)
-    yield TreeEntry("/", stat), () if stat["is_directory"] else volume.stream(relative)
-    if stat["is_directory"]:
-        for below in volume.subtree(relative):
-            inner = relative_to(top, below["path"])
-            pieces = () if below["is_directory"] else volume.stream(join(relative, inner))
-            yield TreeEntry(inner, below), pieces
 
 
 def _write_context(request: WriteRequest, context: OperationContext) -> WriteContext:

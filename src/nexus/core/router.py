@@ -87,12 +87,13 @@ class VFSRouter(Generic[T]):
 
     def at(self, path: str, zone_id: str) -> T | None:
         """Return the mount whose point is exactly this path, or None."""
-        return self._tables.get(zone_id, {}).get(path)
+        table = self._tables.get(zone_id)
+        return None if table is None else table.get(path)
 
     def points_below(self, path: str, zone_id: str) -> list[str]:
         """Return the mount points strictly beneath a path, sorted."""
-        table = self._tables.get(zone_id, {})
-        if len(table) <= 1:
+        table = self._tables.get(zone_id)
+        if table is None or len(table) <= 1:
             return []
         return sorted(point for point in table if is_below(point, path))
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from nexus.contracts.context import OperationContext
+from nexus.contracts.errors import InvalidArgumentError
 from nexus.contracts.metadata import Buffer, DirectoryPage, Stat
 from nexus.contracts.object_store import ContentStoreABC
 
@@ -25,11 +26,22 @@ class Precondition:
     """What must hold inside the commit of a write, else ConflictError.
 
     ``if_match``: the file exists with this etag. ``if_none_match``: ``"*"`` means that nothing
-    exists at the path; an etag means that the file, if there, has another.
+    exists at the path; an etag means that the file, if there, has another. ``if_revision``: the
+    record of the file is of this revision, as in its stat. An etag comes back with old content,
+    a revision never does, so only this says that nothing happened to the path meanwhile.
     """
 
     if_match: str | None = None
     if_none_match: str | None = None
+    if_revision: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what can never hold. Errors: InvalidArgumentError."""
+        for name, kind in (("if_match", str), ("if_none_match", str), ("if_revision", int)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                reason = f"{name} is {type(value).__name__}, not {kind.__name__}"
+                raise InvalidArgumentError("precondition", None, reason)
 
 
 @dataclass(frozen=True, slots=True)
