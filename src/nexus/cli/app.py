@@ -14,7 +14,17 @@ import typer
 from typer.core import TyperGroup
 
 from nexus import __version__
-from nexus.cli import doctor, files, listing, maintenance, mounts, settings, transfer, tree
+from nexus.cli import (
+    doctor,
+    files,
+    listing,
+    maintenance,
+    mounts,
+    services,
+    settings,
+    transfer,
+    tree,
+)
 from nexus.cli.context import Options, output_of
 from nexus.cli.errors import (
     EXIT_INTERRUPTED,
@@ -146,7 +156,7 @@ for _panel, _commands in {
     ),
     _TREES: (listing.ls, tree.tree, listing.glob, listing.grep, listing.log),
     _MOUNTS: (mounts.mount, mounts.unmount, mounts.mounts),
-    _UPKEEP: (maintenance.fsck, maintenance.gc, doctor.doctor),
+    _UPKEEP: (services.services, maintenance.fsck, maintenance.gc, doctor.doctor),
 }.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)

@@ -72,7 +72,7 @@ class _Entry:
         return {
             "name": self.name,
             "state": self.state,
-            "type": type(self.instance).__name__,
+            "implementation": type(self.instance).__name__,
             "persistent": isinstance(self.instance, PersistentService),
             "depends_on": list(self.depends_on),
             "hooks": _count_hooks(self.spec),

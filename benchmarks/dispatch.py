@@ -1,0 +1,98 @@
+"""What dispatch costs: nothing where nothing is hooked, and what one hook adds where one is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import thread_time
+
+from benchmarks.harness import (
+    Plan,
+    Row,
+    Target,
+    announced,
+    compare,
+    interleave,
+)
+from nexus.contracts.filesystem import WriteRequest
+from nexus.contracts.vfs_hooks import READ, STAT, WRITE, HookSpec, Observation, pre
+from nexus.core.nexus_fs import NexusFS
+from nexus.factory.boot import Settings, boot
+
+SECTION = "dispatch"
+FILES = 500
+UNHOOKED = Target(1.1)
+POINTS = {"read": READ, "stat": STAT, "write": WRITE}
+
+
+class _Ignoring:
+    """An observer that does nothing with what it gets."""
+
+    def on_mutation(self, event: object, /) -> None:
+        pass
+
+
+def run(plan: Plan) -> list[Row]:
+    """Return every row of this file; each compares a call with the same call past dispatch."""
+    rows = []
+    with boot(Settings(data_dir=":memory:")) as nx, announced("dispatch"):
+        paths = [f"/work/{number}" for number in range(FILES)]
+        nx.write_batch(dict.fromkeys(paths, b"x" * 64))
+        calls = mediated(nx)
+        past = unmediated(nx)
+
+        def row(name: str, what: str, target: Target | None = None) -> Row:
+            samples = interleave(
+                lambda _: cpu_time(calls[name], paths),
+                lambda _: cpu_time(past[name], paths),
+                plan.rounds,
+            )
+            return compare(SECTION, f"{name}, {what}", samples, against="past it", target=target)
+
+        rows += [row(name, "nothing hooked", UNHOOKED) for name in calls]
+        for name, point in POINTS.items():
+            with hooked(nx, HookSpec(interceptors=(pre(point, _nothing),))):
+                rows.append(row(name, "one PRE hook"))
+        with hooked(nx, HookSpec(observers=(Observation(_Ignoring()),))):
+            rows.append(row("write", "one observer"))
+    return rows
+
+
+def cpu_time(call: Callable[[str], object], paths: list[str]) -> float:
+    """Return the seconds a call, of this thread alone: nothing here waits."""
+    start = thread_time()
+    for path in paths:
+        call(path)
+    return (thread_time() - start) / len(paths)
+
+
+def mediated(nx: NexusFS) -> dict[str, Callable[[str], object]]:
+    """Return the system calls, as everybody calls them."""
+    return {
+        "read": lambda path: nx.sys_read(path),
+        "stat": lambda path: nx.sys_stat(path),
+        "write": lambda path: nx._write_many((WriteRequest(path, b"y" * 64),), None),
+    }
+
+
+def unmediated(nx: NexusFS) -> dict[str, Callable[[str], object]]:
+    """Return the same calls as they would be in a kernel that has no dispatch."""
+    return {
+        "read": lambda path: nx._read(path, None, 0, None, None),
+        "stat": lambda path: nx._stat(path, None),
+        "write": lambda path: nx._write_files((WriteRequest(path, b"y" * 64),), None),
+    }
+
+
+@contextmanager
+def hooked(nx: NexusFS, spec: HookSpec) -> Iterator[None]:
+    """Register a spec for the length of the block."""
+    nx.dispatch.register("benchmark", spec)
+    try:
+        yield
+    finally:
+        nx.dispatch.unregister("benchmark", spec)
+
+
+def _nothing(ctx: object, /) -> None:
+    pass
