@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from nexus import __version__
 from nexus.cli import (
+    audit,
     doctor,
     files,
     listing,
@@ -156,7 +157,7 @@ for _panel, _commands in {
     ),
     _TREES: (listing.ls, tree.tree, listing.glob, listing.grep, listing.log),
     _MOUNTS: (mounts.mount, mounts.unmount, mounts.mounts),
-    _UPKEEP: (services.services, maintenance.fsck, maintenance.gc, doctor.doctor),
+    _UPKEEP: (services.services, audit.audit, maintenance.fsck, maintenance.gc, doctor.doctor),
 }.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)

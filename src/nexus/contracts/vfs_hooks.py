@@ -13,6 +13,7 @@ The calling rule, for one call at one :class:`HookPoint`:
    change the fields of the context, which is what the call then does; what they raise reaches
    the caller, and nothing was read or written.
 3. The call itself: lock, I/O, commit, unlock.
+   Within the commit, where there is a recorder: it makes a record that is stored with the change.
 4. POST: as PRE, with the answer, and only after a call that succeeded. No I/O lock is held.
    What it raises is logged; the call stays done.
 5. OBSERVE: observers get the events of the commit in another thread, in commit order, one at a
@@ -235,6 +236,18 @@ class VFSObserver(Protocol):
         """Take one event, in commit order."""
 
 
+@runtime_checkable
+class VFSRecorder(Protocol):
+    """Makes the record that is stored in each commit, chained to the one before. One at a time."""
+
+    def record(self, events: Sequence[FileEvent], revision: int, previous: bytes, /) -> bytes:
+        """Return what to store with these events; ``previous`` is the last record, or empty.
+
+        Called in commit order while the whole store waits: it computes and calls nothing.
+        Raising fails the commits that are under way, with nothing stored.
+        """
+
+
 class Interceptor(NamedTuple):
     """A PRE or a POST hook with the point it belongs to; see :func:`pre` and :func:`post`."""
 
@@ -267,3 +280,4 @@ class HookSpec:
     resolvers: tuple[VFSPathResolver, ...] = ()
     interceptors: tuple[Interceptor, ...] = ()
     observers: tuple[Observation, ...] = ()
+    recorder: VFSRecorder | None = None

@@ -43,6 +43,7 @@ from nexus.contracts.vfs_hooks import (
     VFSPathResolver,
     VFSPostHook,
     VFSPreHook,
+    VFSRecorder,
 )
 from nexus.core.observers import ObserverHub, Operation
 from nexus.core.sealed_store import SealedStore
@@ -109,6 +110,7 @@ class KernelDispatch:
         self._tables = _Tables()
         self._retired: list[_Tables] = []  # guarded by _mutex, as is all below
         self._running: set[_Running] = set()
+        self._recorder: VFSRecorder | None = None
 
     # -- registration -------------------------------------------------------------------------
 
@@ -134,6 +136,7 @@ class KernelDispatch:
             kept = _without(owner, self._tables.registered, gone)
             place = _place_of(self._tables.registered, gone, len(kept))
             kept[place:place] = come
+            self._set_recorder_locked(owner, old, new)
             for observation in added:
                 self.observers.add(owner, *observation)
             self._retired.append(self._tables)
@@ -144,6 +147,17 @@ class KernelDispatch:
         with self._mutex:
             self._refresh_locked()
         self._drain(owner)
+
+    def _set_recorder_locked(self, owner: str, old: HookSpec | None, new: HookSpec | None) -> None:
+        gone = old.recorder if old else None
+        come = new.recorder if new else None
+        if gone is not None and self._recorder is not gone:
+            raise _wrong(owner, "the recorder", "is not registered")
+        if come is not None and self._recorder not in (None, gone):
+            raise _wrong(owner, "the recorder", "is the second one; there is one record a commit")
+        if gone is not None or come is not None:
+            self._recorder = come
+            self._store.chain = come.record if come is not None else None
 
     def register_pre(self, owner: str, point: HookPoint[C, R], hook: VFSPreHook[C]) -> None:
         """Call ``hook`` before every call at a point. Errors: InvalidArgumentError."""
@@ -310,6 +324,8 @@ def check_spec(owner: str, spec: object) -> None:
         _check_resolver(owner, resolver)
     for observation in spec.observers:
         _check_observation(owner, observation)
+    if spec.recorder is not None:
+        _check_recorder(owner, spec.recorder)
 
 
 def _check_interceptor(owner: str, interceptor: object) -> None:
@@ -345,6 +361,14 @@ def _check_observation(owner: str, observation: object) -> None:
         raise _wrong(owner, what, "its kinds are a frozenset of event kinds, or None for all")
     hook = observation.observer.on_mutation
     _check_callable(owner, what, hook, 1, "is called as on_mutation(event)")
+
+
+def _check_recorder(owner: str, recorder: object) -> None:
+    what = f"the recorder {type(recorder).__name__}"
+    if not isinstance(recorder, VFSRecorder):
+        raise _wrong(owner, what, "has record(events, revision, previous)")
+    rule = "is called as record(events, revision, previous)"
+    _check_callable(owner, what, recorder.record, 3, rule)
 
 
 def _check_callable(owner: str, what: str, hook: object, takes: int, rule: str) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -30,7 +31,14 @@ import msgspec
 from nexus.contracts.errors import CorruptionError, InvalidArgumentError
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import FileMetadata, Stat
-from nexus.core.sealed_store import Mutation, Sealed, SealedStore, revision_key, revision_of
+from nexus.core.sealed_store import (
+    CHAIN_TIP,
+    Mutation,
+    Sealed,
+    SealedStore,
+    revision_key,
+    revision_of,
+)
 from nexus.lib.paths import depth, parent
 
 METADATA_VERSION = b"\x01"
@@ -414,6 +422,8 @@ class Transaction:
             mutation.put_at_revision(b"J", encode_event(event), sequence.to_bytes(4, "big"))
         if self._store.tap is not None and self._events:
             mutation.on_committed = self._store.tap(self._events)
+        if self._store.chain is not None and self._events:
+            mutation.chain = partial(self._store.chain, self._events)
         by_key: dict[bytes, Sealed] = {}
         try:
             for table, changes in self._changes.items():
@@ -457,6 +467,11 @@ def journal(store: SealedStore, after: tuple[int, int] = (0, 0)) -> Iterator[tup
         yield int.from_bytes(record.key[-4:], "big"), event
 
 
+def commit_records(store: SealedStore, after: int) -> Iterator[Sealed]:
+    """Yield the records that recorders stored with commits, oldest first, after a revision."""
+    yield from store.iterate(CHAIN_TIP, CHAIN_TIP + revision_key(after))
+
+
 class ParsedKey(NamedTuple):
     """What a stored key stands for. ``keyspace`` is its first byte as a letter."""
 
@@ -472,6 +487,9 @@ def parse_key(key: bytes) -> ParsedKey | None:
     try:
         if keyspace == "J" and len(key) == 13:
             return ParsedKey("J", "", "", f"revision {int.from_bytes(key[1:9], 'big')}")
+        if keyspace == "A" and len(key) in (1, 9):
+            where = f"revision {revision_of(key)}" if len(key) == 9 else "the tip"
+            return ParsedKey("A", "", "", f"the record of a commit, {where}")
         if key == b"B":
             return ParsedKey("B", "", "", "the barrier")
         if keyspace == "M":

@@ -47,6 +47,8 @@ _HEAD_KEY = b"K"  # next to the newest journal entry, for one page less in each 
 _MASK = (1 << 64) - 1
 _GROUP_LIMIT = 256
 SCAN_PAGE = 512
+CHAIN_TIP = b"A"
+"""Key of the newest record of a commit; followed by a revision, of the one of that commit."""
 
 _FSCK_HINT = "run `nexus fsck`; `nexus fsck --repair` restores what has a second copy"
 
@@ -69,6 +71,10 @@ class Head(NamedTuple):
     journal_start: int = 1
 
 
+Chain = Callable[[Sequence[Any], int, bytes], bytes]
+"""Told of what is being committed, its revision, and the record of the commit before it that had
+one (empty for the first); returns the record of this one. Called within the turn: it takes none."""
+
 Tap = Callable[[Sequence[Any]], Callable[[int], None] | None]
 """Told of what is about to be committed; returns what to call with its revision, in order."""
 
@@ -79,11 +85,15 @@ class Mutation:
     ``replaced`` is the record that a put or a delete finds there, as read before, or None.
     """
 
-    __slots__ = ("at_revision", "deletes", "journal_start", "on_committed", "puts", "reclaim")
+    __slots__ = (
+        *("at_revision", "chain", "deletes", "journal_start", "on_committed", "puts", "reclaim"),
+    )
 
     def __init__(self, *, reclaim: bool = False) -> None:
         self.on_committed: Callable[[int], None] | None = None
         """Called with the revision, in commit order, before the next commit: it takes no turn."""
+        self.chain: Callable[[int, bytes], bytes] | None = None
+        """Makes the record of this commit from its revision and the record before."""
         self.puts: list[tuple[bytes, bytes, Sealed | None]] = []
         self.deletes: list[Sealed] = []
         self.at_revision: list[tuple[bytes, bytes, bytes]] = []
@@ -145,6 +155,7 @@ class SealedStore:
         self.commits = 0  # of this process; guarded by _turn
         self._on_uncertain: list[Callable[[], None]] = []
         self.tap: Tap | None = None
+        self.chain: Chain | None = None
 
     @property
     def cacheable(self) -> bool:
@@ -365,6 +376,7 @@ class SealedStore:
         deletes: dict[bytes, None] = {}
         durable = False
         reclaim = True
+        tip: Sealed | None = None
         for ticket in tickets:
             revision += 1
             ticket.revision = revision
@@ -392,6 +404,14 @@ class SealedStore:
                 puts[key], seal = _seal(key, payload, at)
                 records += 1
                 total += seal
+            if mutation.chain is not None:
+                last = tip or self.get(CHAIN_TIP)
+                link = mutation.chain(revision, last.payload if last else b"")
+                puts[CHAIN_TIP + at], seal = _seal(CHAIN_TIP + at, link, at)
+                puts[CHAIN_TIP], tip_seal = _seal(CHAIN_TIP, link, at)
+                records += 1 if last else 2
+                total += seal + tip_seal - (last.seal if last else 0)
+                tip = Sealed(CHAIN_TIP, link, revision, tip_seal)
             start = max(start, mutation.journal_start or start)
         new = Head(revision, records, total & _MASK, start)
         puts[_HEAD_KEY], _ = _seal(_HEAD_KEY, _HEAD.pack(*new), _REVISION.pack(revision))

@@ -389,7 +389,8 @@ def _spec_of(name: str, instance: object) -> HookSpec | None:
 def _count_hooks(spec: HookSpec | None) -> int:
     if spec is None:
         return 0
-    return len(spec.resolvers) + len(spec.interceptors) + len(spec.observers)
+    hooks = len(spec.resolvers) + len(spec.interceptors) + len(spec.observers)
+    return hooks + (spec.recorder is not None)
 
 
 def _start(instance: object) -> None:

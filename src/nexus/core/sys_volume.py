@@ -1,9 +1,10 @@
 """SysVolume: the kernel's own state as directories beneath ``/__sys__``. Read-only.
 
 Layer: core. Unix counterpart: procfs. ``journal`` lists the committed changes, ``mounts`` the
-mount table, ``services`` the services and their states, ``versions/PATH`` what history keeps of a
-path; all by ``sys_readdir``. A service is a file as well: reading it gives what the listing shows,
-as JSON. Entries are made when asked for; nothing is stored here.
+mount table, ``records`` what a recorder stored with each commit, ``services`` the services and
+their states, ``versions/PATH`` what history keeps of a path; all by ``sys_readdir``. A service is
+a file as well: reading it gives what the listing shows, as JSON. Entries are made when asked for;
+nothing is stored here.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from nexus.contracts.metadata import (
     Stat,
 )
 from nexus.contracts.object_store import Content
-from nexus.core.inode_table import Transaction, journal
-from nexus.core.sealed_store import SealedStore
+from nexus.core.inode_table import Transaction, commit_records, journal
+from nexus.core.sealed_store import SealedStore, revision_of
 from nexus.core.volume import Actor, Departure, Volume, is_directory, missing
 
 SYS_POINT = "/__sys__"
@@ -42,7 +43,7 @@ _LARGEST_SEQUENCE = {1: _LARGEST, 2: (1 << 32) - 1}
 """What the last part of a cursor can be: a revision, or a sequence within one."""
 VIEW_PAGE = 10_000
 """Entries in a page of a view that is asked for without a limit."""
-_DIRECTORIES = ("journal", "mounts", "services", "versions")
+_DIRECTORIES = ("journal", "mounts", "records", "services", "versions")
 
 
 class SysVolume(Volume):
@@ -85,6 +86,9 @@ class SysVolume(Volume):
             rows = [row for row in self._list_services() if row["name"] > after_name]
             found = ((row["name"], self._service(row)) for row in rows)
             return _page(found, limit, details, "services")
+        if relative == "/records":
+            (after,) = _position(cursor, 1)
+            return _page(self._records(after), limit, details, "records")
         if relative == "/journal":
             return _page(self._journal(_position(cursor, 2)), limit, details, "journal")
         if relative == "/versions" or relative.startswith("/versions/"):
@@ -113,6 +117,11 @@ class SysVolume(Volume):
                     "timestamp": event.timestamp_ns / 1e9,
                 },
             )
+
+    def _records(self, after: int) -> Iterator[tuple[str, Stat]]:
+        for record in commit_records(self._store, after):
+            revision = revision_of(record.key)
+            yield str(revision), {"revision": revision, "record": record.payload}
 
     def _service_row(self, relative: str) -> Stat | None:
         rows = self._list_services() if relative.startswith("/services/") else []

@@ -1,0 +1,1 @@
+"""A chained record of every change, stored in the commit of the change."""
