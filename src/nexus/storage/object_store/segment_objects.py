@@ -47,7 +47,7 @@ from nexus.contracts.errors import (
 from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import Leftovers, StoredObject
 from nexus.lib.disk import Disk, storage_error
-from nexus.storage.object_store.loose_objects import damaged, not_stored
+from nexus.storage.object_store.loose_objects import LooseObjects, damaged, not_stored
 from nexus.storage.object_store.object_database import ObjectDatabase
 from nexus.storage.object_store.object_index import End, Entry, IndexLostError, ObjectIndex
 from nexus.storage.object_store.segment_file import (
@@ -90,7 +90,7 @@ class SegmentObjects(ObjectDatabase):
     def __init__(
         self,
         root: str,
-        loose: ObjectDatabase,
+        loose: LooseObjects,
         *,
         disk: Disk,
         clock_ns: Callable[[], int],
@@ -119,6 +119,7 @@ class SegmentObjects(ObjectDatabase):
         self._lock = threading.Lock()  # guards all below
         self._closed = False
         self._compacting = False
+        self._any_loose: bool | None = None  # None: not looked yet
         self._segments: dict[int, SegmentFile] = {}  # open ones; readers only look
         self._active: SegmentFile | None = None
         self._end = 0  # of the active segment, in bytes
@@ -235,7 +236,7 @@ class SegmentObjects(ObjectDatabase):
                     entry = self._entry_locked(key)
                     if entry is None:
                         # What lies loose is compared there, and healed there.
-                        if len(data) > self._largest_bytes or self._loose.contains(object_id):
+                        if len(data) > self._largest_bytes or self._is_loose_locked(object_id):
                             loose.append((object_id, data))
                         else:
                             items[key] = (key, data, at_ns)
@@ -249,7 +250,13 @@ class SegmentObjects(ObjectDatabase):
                     raise
                 raise storage_error("store", self._root, error) from error
         if loose:
+            self._any_loose = True
             self._loose.put_many(loose)
+
+    def _is_loose_locked(self, object_id: str) -> bool:
+        if self._any_loose is None:
+            self._any_loose = not self._loose.is_empty()
+        return self._any_loose and self._loose.contains(object_id)
 
     def _append_locked(self, items: Sequence[_Item]) -> None:
         """Append records, and then their entries."""
