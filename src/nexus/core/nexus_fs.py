@@ -195,7 +195,7 @@ class NexusFS(NexusFilesystem):
         self, requests: Sequence[WriteRequest], context: OperationContext | None
     ) -> list[Stat]:
         actor = self._actor(context)
-        operation = "append" if any([request.append for request in requests]) else "write"
+        operation = "append" if any(request.append for request in requests) else "write"
         mounted = self.router.table(actor.context.zone_id)
         writes = [self._write_target(operation, request, actor) for request in requests]
         if len(writes) != 1:

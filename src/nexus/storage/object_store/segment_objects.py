@@ -244,7 +244,8 @@ class SegmentObjects(ObjectDatabase):
                         items[key] = (key, data, at_ns)  # heals it
                     elif entry.aside:
                         self._set_locked([entry._replace(aside=0, at_ns=at_ns)])
-                self._append_locked(list(items.values()))
+                if items:
+                    self._append_locked(list(items.values()))
             except OSError as error:
                 if isinstance(error, NexusError):
                     raise
@@ -572,7 +573,10 @@ class SegmentObjects(ObjectDatabase):
 
     def _set_locked(self, entries: list[Entry]) -> None:
         try:
-            self._index.put_many(entries)
+            if len(entries) == 1:
+                self._index.put(entries[0])
+            else:
+                self._index.put_many(entries)
         except CorruptionError as error:
             self._make_index_anew_locked(error)
             self._index.put_many(entries)
@@ -595,7 +599,7 @@ class SegmentObjects(ObjectDatabase):
             for found in records(segment.content()):
                 if found.intact or index.get(found.object_id) is None:
                     place = (number, found.offset, found.size, 0, found.stored_at_ns)
-                    index.put_many([Entry(found.object_id, *place)])
+                    index.put(Entry(found.object_id, *place))
 
     # -- segments -----------------------------------------------------------------------------
 
