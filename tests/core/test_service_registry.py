@@ -117,6 +117,12 @@ class Tagging:
         ctx.buf += self.tag
 
 
+def wait_until_draining(nx: NexusFS) -> None:
+    deadline = time.monotonic() + LONG_S
+    while nx.services.rows()[0]["state"] != "draining":
+        assert time.monotonic() < deadline, "the swap does not wait for calls under way"
+
+
 # -- lifecycle --------------------------------------------------------------------------------
 
 
@@ -320,8 +326,7 @@ def test_a_swap_waits_for_calls_under_way_and_new_calls_wait_for_the_swap(nx: Ne
     assert old.entered.wait(LONG_S)
     swapper = threading.Thread(target=nx.services.swap, args=("counter", new))
     swapper.start()
-    while nx.services.rows()[0]["state"] != "draining":
-        pass
+    wait_until_draining(nx)
     second = threading.Thread(target=lambda: answers.append(handle.count()))
     second.start()
     assert new.calls == 0
@@ -361,8 +366,7 @@ def test_a_call_within_a_call_goes_on_while_a_swap_waits(nx: NexusFS) -> None:
     assert entered.wait(LONG_S)
     swapper = threading.Thread(target=nx.services.swap, args=("counter", new))
     swapper.start()
-    while nx.services.rows()[0]["state"] != "draining":
-        pass
+    wait_until_draining(nx)
     opened.set()
     thread.join()
     swapper.join()
