@@ -29,8 +29,8 @@ import copy
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from typing import Final, Generic, TypeAlias, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -46,9 +46,10 @@ _CLOSED: Final = 3
 class Waiter(Generic[T]):
     """One place in a queue, used for one wait by one thread or one task."""
 
-    __slots__ = ("_error", "_gate", "_queue", "_signal", "_state", "_value")
+    __slots__ = ("_error", "_gate", "_queue", "_signal", "_state", "_value", "request")
 
-    def __init__(self, queue: WaitQueue[T]) -> None:
+    def __init__(self, queue: WaitQueue[T], request: Any) -> None:
+        self.request = request
         self._queue = queue
         self._state = _WAITING  # this and all below guarded by the queue's _mutex
         self._value: T | None = None
@@ -81,7 +82,8 @@ class Waiter(Generic[T]):
         try:
             while True:
                 pause = _pause(deadline, clock, alarm)
-                if gate.acquire(timeout=-1 if pause is None else min(pause, _LONGEST_S)):
+                gate.acquire(timeout=-1 if pause is None else min(pause, _LONGEST_S))
+                if self._ended():
                     return self._outcome()
                 if deadline is not None and clock() >= deadline and self._give_up():
                     return None
@@ -174,10 +176,17 @@ class Waiter(Generic[T]):
         if self._signal is not None:
             self._signal()
 
+    def _nudge_locked(self) -> None:
+        if self._signal is not None:
+            self._signal()
+        # Only under the mutex is a gate released, so a shut one stays shut until here.
+        if self._gate is not None and self._gate.locked():
+            self._gate.release()
+
     def _end_locked(self, state: int) -> None:
         self._state = state
         del self._queue._waiters[self]
-        if self._gate is not None:
+        if self._gate is not None and self._gate.locked():
             self._gate.release()
 
 
@@ -199,9 +208,12 @@ class WaitQueue(Generic[T]):
         )  # this and all below guarded by _mutex
         self._closed: BaseException | None = None
 
-    def enter(self) -> Waiter[T]:
-        """Return a new waiter at the end of the queue. Errors: what it was closed with."""
-        waiter = Waiter(self)
+    def enter(self, request: Any = None) -> Waiter[T]:
+        """Return a new waiter at the end of the queue; ``request`` is what it waits for.
+
+        Errors: what the queue was closed with.
+        """
+        waiter = Waiter(self, request)
         with self._mutex:
             if self._closed is not None:
                 raise copy.copy(self._closed)
@@ -232,9 +244,17 @@ class WaitQueue(Generic[T]):
     def __len__(self) -> int:
         return len(self._waiters)
 
-    def __iter__(self) -> Iterator[Waiter[T]]:
+    def first(self) -> Waiter[T] | None:
+        """Return who has waited longest, or None."""
         with self._mutex:
-            return iter(list(self._waiters))
+            return next(iter(self._waiters), None)
+
+    def nudge(self) -> None:
+        """Have the first waiter, if there is one, call its alarm again: something is due sooner."""
+        with self._mutex:
+            for waiter in self._waiters:
+                waiter._nudge_locked()
+                return
 
 
 _LONGEST_S: Final = min(threading.TIMEOUT_MAX, 86_400.0)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from types import coroutine
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ class WaitQueueSuite:
     def test_2_waiters_are_woken_in_the_order_in_which_they_came(self) -> None:
         queue = self._queue()
         waiters = [queue.enter() for _ in range(5)]
-        assert list(queue) == waiters
+        assert queue.first() is waiters[0]
         for number in range(5):
             assert queue.wake_one(number)
         assert [waiter.wait(0) for waiter in waiters] == [0, 1, 2, 3, 4]
@@ -72,7 +73,7 @@ class WaitQueueSuite:
         first, second = queue.enter(), queue.enter()
         assert second.wake("taken")
         assert second.wait(0) == "taken"
-        assert list(queue) == [first]
+        assert queue.first() is first
 
     def test_3_a_value_of_an_interrupted_wait_is_given_back(self) -> None:
         given: list[str] = []
@@ -105,7 +106,7 @@ class WaitQueueSuite:
         async def scenario() -> None:
             waiter = queue.enter()
             task = asyncio.create_task(waiter.wait_async())
-            await asyncio.sleep(0)
+            await _one_turn()
             assert waiter.wake("grant")
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -119,7 +120,7 @@ class WaitQueueSuite:
 
         async def scenario() -> None:
             task = asyncio.create_task(queue.enter().wait_async())
-            await asyncio.sleep(0)
+            await _one_turn()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
@@ -201,13 +202,56 @@ class WaitQueueSuite:
 
         assert asyncio.run(waiter.wait_async(_PATIENT_S, alarm)) == "expired"
 
+    def test_4_a_nudged_waiter_calls_its_alarm_again(self) -> None:
+        queue = self._queue()
+        first, second = queue.enter("first"), queue.enter("second")
+        called = threading.Semaphore(0)
+        due: list[float] = [_PATIENT_S, 0.0]
+
+        def alarm() -> float | None:
+            called.release()
+            if not due:
+                first.wake("expired")
+                return None
+            return due.pop(0)
+
+        def nudge() -> None:
+            called.acquire()
+            queue.nudge()
+
+        def wait() -> None:
+            assert first.wait(None, alarm) == "expired"
+
+        _run(wait, nudge)
+        assert queue.first() is second
+        assert second.request == "second"
+
+    def test_4_a_nudged_task_calls_its_alarm_again(self) -> None:
+        queue = self._queue()
+        waiter = queue.enter()
+        due: list[float] = [_PATIENT_S]
+
+        def alarm() -> float | None:
+            if not due:
+                waiter.wake("expired")
+                return None
+            return due.pop(0)
+
+        async def scenario() -> Any:
+            task = asyncio.create_task(waiter.wait_async(None, alarm))
+            await _one_turn()
+            queue.nudge()
+            return await task
+
+        assert asyncio.run(scenario()) == "expired"
+
     def test_5_a_thousand_awaited_waiters_hold_no_thread(self) -> None:
         queue = self._queue()
 
         async def scenario() -> list[int]:
             before = threading.active_count()
             tasks = [asyncio.create_task(queue.enter().wait_async()) for _ in range(_MANY)]
-            await asyncio.sleep(0)
+            await _one_turn()
             assert len(queue) == _MANY
             assert threading.active_count() == before
             waker = threading.Thread(target=lambda: [queue.wake_one(n) for n in range(_MANY)])
@@ -239,7 +283,7 @@ class WaitQueueSuite:
         async def scenario() -> tuple[Any, Any]:
             first, second = queue.enter(), queue.enter()
             task = asyncio.create_task(second.wait_async(_PATIENT_S))
-            await asyncio.sleep(0)
+            await _one_turn()
             assert queue.wake_one("thread")
             assert queue.wake_one("task")
             return first.wait(0), await task
@@ -253,7 +297,7 @@ class WaitQueueSuite:
         async def scenario() -> None:
             blocked, awaited = queue.enter(), queue.enter()
             task = asyncio.create_task(awaited.wait_async())
-            await asyncio.sleep(0)
+            await _one_turn()
             queue.close(error)
             queue.close(RuntimeError("not this one"))
             with pytest.raises(ClosedError):
@@ -264,6 +308,12 @@ class WaitQueueSuite:
         asyncio.run(scenario())
         with pytest.raises(ClosedError):
             queue.enter()
+
+
+@coroutine
+def _one_turn() -> Generator[None]:
+    """Let every task that can run do so once."""
+    yield
 
 
 def _run(*bodies: Callable[[], None]) -> None:
