@@ -1,0 +1,1 @@
+"""Protocols of what services and the kernel ask for by shape. Layer: contracts."""
