@@ -21,6 +21,7 @@ exception a Python programmer would catch, with ``errno`` and ``filename`` set::
     |-- NotSupportedError           OSError                   ENOTSUP
     |-- ConflictError               BlockingIOError           EAGAIN
     |-- LockTimeoutError            TimeoutError              ETIMEDOUT
+    |-- LockOrderError              RuntimeError              EDEADLK
     |-- DataDirectoryLockedError    BlockingIOError           EWOULDBLOCK
     `-- StorageError                OSError                   EIO
         |-- NoSpaceError                                      ENOSPC
@@ -164,7 +165,7 @@ class NotSupportedError(NexusError, OSError):
 
 
 class ConflictError(NexusError, BlockingIOError):
-    """A precondition (``if_match``, ``if_none_match``, a compare condition) did not hold."""
+    """A precondition (``if_match``, ``lock_token``, a compare condition, …) did not hold."""
 
     code = _errno.EAGAIN
 
@@ -174,6 +175,12 @@ class LockTimeoutError(NexusError, TimeoutError):
 
     code = _errno.ETIMEDOUT
     retryable = True
+
+
+class LockOrderError(NexusError, RuntimeError):
+    """Locks were taken in a forbidden order; only with ``NEXUS_DEBUG_LOCK_ORDER=1``."""
+
+    code = _errno.EDEADLK
 
 
 class DataDirectoryLockedError(NexusError, BlockingIOError):

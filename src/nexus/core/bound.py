@@ -10,6 +10,7 @@ from typing import Any
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.filesystem import NexusFilesystem, Precondition, WriteRequest
+from nexus.contracts.lock_manager import DEFAULT_TTL_S, EXCLUSIVE, LockId
 from nexus.contracts.metadata import Buffer, DirectoryPage, Stat
 from nexus.contracts.object_store import ContentStoreABC
 
@@ -48,8 +49,10 @@ class BoundFilesystem(NexusFilesystem):
             path, buf, count, offset, precondition=precondition, context=context or self._context
         )
 
-    def sys_stat(self, path: str, *, context: OperationContext | None = None) -> Stat | None:
-        return self._target.sys_stat(path, context=context or self._context)
+    def sys_stat(
+        self, path: str, include_lock: bool = False, *, context: OperationContext | None = None
+    ) -> Stat | None:
+        return self._target.sys_stat(path, include_lock, context=context or self._context)
 
     def sys_setattr(
         self, path: str, *, context: OperationContext | None = None, **attrs: Any
@@ -80,6 +83,50 @@ class BoundFilesystem(NexusFilesystem):
         return self._target.sys_readdir(
             path, recursive, limit, cursor, details, context=context or self._context
         )
+
+    def sys_lock(
+        self,
+        path: str,
+        mode: str = EXCLUSIVE,
+        ttl: float = DEFAULT_TTL_S,
+        max_holders: int | None = None,
+        lock_id: str | None = None,
+        *,
+        timeout: float = 0.0,
+        context: OperationContext | None = None,
+    ) -> LockId | None:
+        return self._target.sys_lock(
+            path,
+            mode,
+            ttl,
+            max_holders,
+            lock_id,
+            timeout=timeout,
+            context=context or self._context,
+        )
+
+    async def _lock_async(
+        self,
+        path: str,
+        mode: str,
+        ttl: float,
+        max_holders: int | None,
+        timeout: float,
+        context: OperationContext | None,
+    ) -> LockId | None:
+        return await self._target._lock_async(
+            path, mode, ttl, max_holders, timeout, context or self._context
+        )
+
+    def sys_unlock(
+        self,
+        path: str,
+        lock_id: str | None = None,
+        force: bool = False,
+        *,
+        context: OperationContext | None = None,
+    ) -> bool:
+        return self._target.sys_unlock(path, lock_id, force, context=context or self._context)
 
     def sync(self) -> None:
         """Sync the filesystem this is a view of."""

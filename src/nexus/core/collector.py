@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from nexus.contracts.errors import BusyError
+from nexus.contracts.lock_manager import LockManagerABC
 from nexus.contracts.object_store import ContentStoreABC
 from nexus.core.inode_table import InodeTable, Version, journal_records
 from nexus.core.inode_volume import InodeVolume
@@ -49,7 +50,9 @@ class Collector:
         list_volumes: Callable[[], list[Volume]],
         clock_ns: Callable[[], int],
         sync: Callable[[], None],
+        locks: LockManagerABC,
     ) -> None:
+        self._locks = locks
         self._sync = sync
         self._store = store
         self._list_volumes = list_volumes
@@ -82,6 +85,7 @@ class Collector:
                 if isinstance(volume, InodeVolume | PathVolume):
                     self._prune_versions(volume.table, keep_from, report, progress)
             if not dry_run:
+                self._locks.forget_expired()
                 # What supersedes the content to be set aside must survive a power cut first.
                 self._sync()
             grace_start_ns = now_ns - round(grace_s * 1e9)

@@ -29,6 +29,7 @@ _KINDS = {
     "V": "version record",
     "J": "journal entry",
     "M": "mount",
+    "L": "lock",
     "B": "record",
 }
 _NO_BACKUP = "restore it from another copy, or remove it"

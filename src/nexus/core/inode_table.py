@@ -6,7 +6,8 @@ permissions, preconditions or content. Unix counterpart: an inode cache over a j
 
 Keyspaces (docs/formats.md has the bytes): ``C`` current records by zone, volume, depth and path,
 so that the children of a directory lie side by side and a subtree is one range a level; ``V``
-version records by path and revision; ``J`` journal entries by revision.
+version records by path and revision; ``J`` journal entries by revision. Those of other modules
+are known to :func:`parse_key` alone.
 
 Invariants:
 
@@ -21,16 +22,16 @@ Lock order: the VFS lock of the paths concerned, SealedStore's turn, ``_cache_lo
 from __future__ import annotations
 
 import heapq
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
-from nexus.contracts.errors import CorruptionError, InvalidArgumentError
+from nexus.contracts.errors import ConflictError, CorruptionError, InvalidArgumentError
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import FileMetadata, Stat
 from nexus.core.sealed_store import Mutation, Sealed, SealedStore, revision_key, revision_of
+from nexus.lib.lock_order import Level, ordered_lock
 from nexus.lib.paths import depth, parent
 
 CODEC_VERSION = b"\x01"
@@ -107,7 +108,7 @@ class InodeTable:
         place = _key_part(zone_id) + _key_part(volume_id)
         self.current_prefix = b"C" + place
         self.version_prefix = b"V" + place
-        self._cache_lock = threading.Lock()  # guards all below; single lookups go without
+        self._cache_lock = ordered_lock(Level.THREAD)  # guards all below; single lookups go without
         self._cache: dict[str, Inode | None] = {}  # None: nothing is there
         self._listings: dict[str, list[str]] = {}
         self._listed_names = 0
@@ -367,6 +368,10 @@ class Transaction:
         """Add a journal entry to the commit."""
         self._events.append(event)
 
+    def require(self, key: bytes, error: ConflictError) -> None:
+        """Commit only if a record is at the key then, else raise."""
+        self._mutation.require(key, error)
+
     def put_record(self, key: bytes, payload: bytes, replaced: Sealed | None) -> None:
         """Write a record outside the three keyspaces."""
         self._mutation.put(key, payload, replaced)
@@ -446,6 +451,9 @@ def parse_key(key: bytes) -> ParsedKey | None:
             return ParsedKey("J", "", "", f"revision {int.from_bytes(key[1:9], 'big')}")
         if key == b"B":
             return ParsedKey("B", "", "", "the barrier")
+        if keyspace == "L":
+            zone, path = key[1:-9].split(b"\0", 1)
+            return ParsedKey("L", zone.decode(), "", path.decode())
         if keyspace == "M":
             zone, point = key[1:].split(b"\0", 1)
             return ParsedKey("M", zone.decode(), "", point.decode())

@@ -33,6 +33,13 @@ from nexus.contracts.errors import (
     StorageError,
 )
 from nexus.contracts.filesystem import NexusFilesystem, Precondition, WriteRequest
+from nexus.contracts.lock_manager import (
+    DEFAULT_TTL_S,
+    EXCLUSIVE,
+    LockId,
+    LockManagerABC,
+    LockRequest,
+)
 from nexus.contracts.metadata import (
     DT_DIR,
     DT_MOUNT,
@@ -47,11 +54,12 @@ from nexus.contracts.object_store import Content, ContentStoreABC
 from nexus.core.bound import BoundFilesystem
 from nexus.core.collector import Collector
 from nexus.core.inode_table import Transaction
+from nexus.core.lock_manager import LocalLockManager, stale_token
 from nexus.core.mounts import Mount, MountManager, OpenDriver
 from nexus.core.router import VFSRouter
 from nexus.core.sealed_store import SealedStore, revision_key, revision_of
 from nexus.core.sys_volume import SYS_POINT, SysVolume
-from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S, HoldSet, VFSLockManager
+from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S, HoldSet, make_vfs_locks
 from nexus.core.volume import (
     Actor,
     TreeEntry,
@@ -106,9 +114,10 @@ class NexusFS(NexusFilesystem):
     ) -> None:
         self.store = SealedStore(metastore)
         self.router: VFSRouter[Mount] = VFSRouter()
-        self.locks = VFSLockManager(lock_timeout_s)
+        self.locks = make_vfs_locks(lock_timeout_s)
+        self.advisory: LockManagerABC = LocalLockManager(self.store, clock_ns, durable=durable)
         self.mounts = MountManager(self.router, self.store, open_driver, durable=durable)
-        self.collector = Collector(self.store, self.volumes, clock_ns, self._sync)
+        self.collector = Collector(self.store, self.volumes, clock_ns, self._sync, self.advisory)
         self._context = context
         self._clock_ns = clock_ns
         self._durable = durable
@@ -124,6 +133,7 @@ class NexusFS(NexusFilesystem):
             ROOT_ZONE_ID,
             lambda: self.mounts.rows(ROOT_ZONE_ID),
             self._list_versions,
+            lambda: self.advisory.holds(ROOT_ZONE_ID),
         )
         self.router.add(
             ROOT_ZONE_ID, SYS_POINT, Mount(SYS_POINT, "kernel", "__sys__", system, None)
@@ -175,6 +185,7 @@ class NexusFS(NexusFilesystem):
         actor = self._actor(context)
         with self._locked(actor, path), Transaction(self.store) as txn:
             volume, relative = self._route("write", path, actor.context.zone_id)
+            self._require_lock(txn, "write", path, precondition, actor)
             answer = volume.write_at(txn, relative, data, offset, precondition, actor)
             answer["revision"] = txn.commit(durable=self._durable)
         return answer
@@ -215,6 +226,7 @@ class NexusFS(NexusFilesystem):
                         raise BusyError(
                             operation, path, "the mount changed meanwhile", hint="retry"
                         )
+                    self._require_lock(txn, operation, path, request.precondition, actor)
                     answers.append(volume.write(txn, operation, relative, request, content, actor))
                 revision = txn.commit(durable=self._durable) if answers else 0
         finally:
@@ -316,14 +328,19 @@ class NexusFS(NexusFilesystem):
 
     # -- metadata -----------------------------------------------------------------------------
 
-    def sys_stat(self, path: str, *, context: OperationContext | None = None) -> Stat | None:
+    def sys_stat(
+        self, path: str, include_lock: bool = False, *, context: OperationContext | None = None
+    ) -> Stat | None:
         path = normalize("stat", path)
         zone_id = (context or self._context).zone_id
         try:
             volume, relative = self._route("stat", path, zone_id)
         except PathNotFoundError:
             return None  # a zone in which nothing is mounted
-        return volume.stat(relative)
+        stat = volume.stat(relative)
+        if include_lock and stat is not None:
+            stat["locks"] = [hold.as_dict() for hold in self.advisory.holds(zone_id, path)]
+        return stat
 
     def sys_setattr(
         self, path: str, *, context: OperationContext | None = None, **attrs: Any
@@ -565,6 +582,83 @@ class NexusFS(NexusFilesystem):
         volume, relative = self._route("history", path, self._context.zone_id)
         return volume.versions(relative, after_revision)
 
+    # -- advisory locks -----------------------------------------------------------------------
+
+    def sys_lock(
+        self,
+        path: str,
+        mode: str = EXCLUSIVE,
+        ttl: float = DEFAULT_TTL_S,
+        max_holders: int | None = None,
+        lock_id: str | None = None,
+        *,
+        timeout: float = 0.0,
+        context: OperationContext | None = None,
+    ) -> LockId | None:
+        request = self._lock_request(path, mode, ttl, max_holders, context)
+        if lock_id is not None:
+            hold = self.advisory.extend(request, lock_id)
+        else:
+            hold = self.advisory.acquire(request, timeout)
+        return None if hold is None else LockId(hold)
+
+    async def _lock_async(
+        self,
+        path: str,
+        mode: str,
+        ttl: float,
+        max_holders: int | None,
+        timeout: float,
+        context: OperationContext | None,
+    ) -> LockId | None:
+        request = self._lock_request(path, mode, ttl, max_holders, context)
+        hold = await self.advisory.acquire_async(request, timeout)
+        return None if hold is None else LockId(hold)
+
+    def sys_unlock(
+        self,
+        path: str,
+        lock_id: str | None = None,
+        force: bool = False,
+        *,
+        context: OperationContext | None = None,
+    ) -> bool:
+        path = normalize("unlock", path)
+        self._check_open()
+        zone_id = (context or self._context).zone_id
+        if force:
+            return self.advisory.force_release(zone_id, path) > 0
+        if lock_id is None:
+            raise InvalidArgumentError("unlock", path, "neither lock_id nor force is given")
+        return self.advisory.release(zone_id, path, lock_id)
+
+    def _lock_request(
+        self,
+        path: str,
+        mode: str,
+        ttl: float,
+        max_holders: int | None,
+        context: OperationContext | None,
+    ) -> LockRequest:
+        self._check_open()
+        path = normalize("lock", path)
+        return LockRequest(path, context or self._context, mode, ttl, max_holders)
+
+    def _require_lock(
+        self,
+        txn: Transaction,
+        operation: str,
+        path: str,
+        precondition: Precondition | None,
+        actor: Actor,
+    ) -> None:
+        """Have the commit fail unless the lock that a precondition names still stands."""
+        if precondition is None or precondition.lock_token is None:
+            return
+        zone_id, token = actor.context.zone_id, precondition.lock_token
+        key = self.advisory.proof_of(operation, zone_id, path, token)
+        txn.require(key, stale_token(operation, path, token))
+
     # -- lifecycle ----------------------------------------------------------------------------
 
     def sync(self) -> None:
@@ -598,6 +692,7 @@ class NexusFS(NexusFilesystem):
                 return
             while self._before_close:
                 self._before_close.pop()()
+            self.advisory.close()
             # Every call under way holds a lock beneath its zone's root.
             with self.locks.write(f"/{self._context.zone_id}"):
                 self._closed = True

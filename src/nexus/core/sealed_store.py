@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import copy
 import struct
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from nexus.contracts.errors import (
     StorageFailedError,
 )
 from nexus.contracts.metastore import Batch, Condition, MetastoreABC
+from nexus.lib.lock_order import Level, ordered_lock
 
 _PREFIX_BYTES = 16  # seal, revision; both big-endian
 _REVISION = struct.Struct(">Q")  # big-endian, so that it sorts in keys
@@ -72,12 +72,13 @@ class Mutation:
     ``replaced`` is the record that a put or a delete finds there, as read before, or None.
     """
 
-    __slots__ = ("at_revision", "deletes", "journal_start", "puts", "reclaim")
+    __slots__ = ("at_revision", "deletes", "journal_start", "puts", "reclaim", "required")
 
     def __init__(self, *, reclaim: bool = False) -> None:
         self.puts: list[tuple[bytes, bytes, Sealed | None]] = []
         self.deletes: list[Sealed] = []
         self.at_revision: list[tuple[bytes, bytes, bytes]] = []
+        self.required: list[tuple[bytes, ConflictError]] = []
         self.journal_start: int | None = None
         self.reclaim = reclaim
 
@@ -88,6 +89,10 @@ class Mutation:
     def delete(self, record: Sealed) -> None:
         """Remove a record that exists."""
         self.deletes.append(record)
+
+    def require(self, key: bytes, error: ConflictError) -> None:
+        """Commit only if a record is at the key then, else nothing is done but to raise."""
+        self.required.append((key, error))
 
     def put_at_revision(self, prefix: bytes, payload: bytes, suffix: bytes = b"") -> None:
         """Write a new record whose key holds the revision of this commit."""
@@ -129,7 +134,7 @@ class SealedStore:
 
     def __init__(self, store: MetastoreABC) -> None:
         self._store = store
-        self._turn = threading.Lock()
+        self._turn = ordered_lock(Level.THREAD)
         self._queue: deque[_Ticket] = deque()
         self._head: Head | None = None  # guarded by _turn; None: read it before the next commit
         self._head_version = 0
@@ -206,7 +211,8 @@ class SealedStore:
     def commit(self, mutation: Mutation, *, durable: bool) -> tuple[int, list[Sealed]]:
         """Commit atomically; return the zone revision and the records now at ``mutation.puts``.
 
-        Errors: those of the driver, with nothing acknowledged.
+        Errors: those of the driver, and that of a requirement which does not hold, with nothing
+        acknowledged.
         """
         ticket = _Ticket(mutation, durable)
         self._queue.append(ticket)
@@ -309,7 +315,7 @@ class SealedStore:
                 for callback in self._on_uncertain:
                     callback()
         for ticket in tickets:
-            ticket.error = error
+            ticket.error = error or ticket.error
 
     def _apply_locked(self, tickets: list[_Ticket]) -> None:
         head = self._load_head_locked()
@@ -318,10 +324,15 @@ class SealedStore:
         deletes: dict[bytes, None] = {}
         durable = False
         reclaim = True
+        committed = 0
         for ticket in tickets:
+            mutation = ticket.mutation
+            ticket.error = self._unmet(mutation, puts, deletes)
+            if ticket.error is not None:
+                continue
+            committed += 1
             revision += 1
             ticket.revision = revision
-            mutation = ticket.mutation
             ticket.written.clear()
             durable |= ticket.durable
             reclaim &= mutation.reclaim
@@ -347,6 +358,8 @@ class SealedStore:
                 records += 1
                 total += seal
             start = mutation.journal_start or start
+        if not committed:
+            return
         new = Head(revision, records, total & _MASK, start)
         puts[_HEAD_KEY], _ = _seal(_HEAD_KEY, _HEAD.pack(*new), revision)
         self._head_version = self._store.commit(
@@ -356,7 +369,16 @@ class SealedStore:
             reclaim=reclaim,
         )
         self._head = new
-        self.commits += len(tickets)
+        self.commits += committed
+
+    def _unmet(
+        self, mutation: Mutation, puts: dict[bytes, bytes], deletes: dict[bytes, None]
+    ) -> ConflictError | None:
+        """Return the error of the first requirement that does not hold before this mutation."""
+        for key, error in mutation.required:
+            if key not in puts and (key in deletes or self._store.get(key) is None):
+                return error
+        return None
 
 
 def _verified(key: bytes, value: bytes) -> Sealed | None:

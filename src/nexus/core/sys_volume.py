@@ -1,8 +1,8 @@
 """SysVolume: the kernel's own state as directories beneath ``/__sys__``. Read-only.
 
-Layer: core. Unix counterpart: procfs. ``journal`` lists the committed changes, ``mounts`` the
-mount table, ``versions/PATH`` what history keeps of a path; all by ``sys_readdir``. Entries are
-made when asked for; nothing is stored here.
+Layer: core. Unix counterpart: procfs. ``journal`` lists the committed changes, ``locks`` the
+advisory locks that are held, ``mounts`` the mount table, ``versions/PATH`` what history keeps of a
+path; all by ``sys_readdir``. Entries are made when asked for; nothing is stored here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from nexus.contracts.errors import AccessDeniedError, InvalidArgumentError, NotSupportedError
 from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
+from nexus.contracts.lock_manager import LockHold
 from nexus.contracts.metadata import (
     DEFAULT_DIRECTORY_MODE,
     DT_DIR,
@@ -26,7 +27,7 @@ from nexus.core.sealed_store import SealedStore
 from nexus.core.volume import Actor, TreeEntry, Volume, is_directory, missing
 
 SYS_POINT = "/__sys__"
-_DIRECTORIES = ("journal", "mounts", "versions")
+_DIRECTORIES = ("journal", "locks", "mounts", "versions")
 
 
 class SysVolume(Volume):
@@ -43,7 +44,9 @@ class SysVolume(Volume):
         zone_id: str,
         list_mounts: Callable[[], list[Stat]],
         list_versions: Callable[[str, int], Iterator[Stat]],
+        list_locks: Callable[[], list[LockHold]],
     ) -> None:
+        self._list_locks = list_locks
         self._store = store
         self._zone_id = zone_id
         self._list_mounts = list_mounts
@@ -61,6 +64,11 @@ class SysVolume(Volume):
         if relative == "/mounts":
             mounts = self._list_mounts()
             return DirectoryPage(mounts if details else [stat["path"] for stat in mounts])
+        if relative == "/locks":
+            (token,) = _position(cursor, 1)
+            holds = [hold for hold in self._list_locks() if hold.token > token]
+            locks = ((str(hold.token), hold.as_dict()) for hold in holds)
+            return _page(locks, limit, details, "locks")
         if relative == "/journal":
             return _page(self._journal(_position(cursor, 2)), limit, details, "journal")
         if relative == "/versions" or relative.startswith("/versions/"):

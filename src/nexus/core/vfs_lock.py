@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from nexus.contracts.errors import LockTimeoutError
+from nexus.lib.lock_order import Level, entering, is_checked, leaving
 from nexus.lib.paths import is_same_or_below, tree_order
 
 DEFAULT_TIMEOUT_S: Final = 30.0
@@ -187,7 +188,7 @@ class VFSLockManager:
         except BaseException:
             # Interrupted (KeyboardInterrupt): the hold has no owner who would release it.
             if self._withdraw(waiter):
-                self._release(waiter.path, waiter.ancestors, waiter.exclusive)
+                VFSLockManager._release(self, waiter.path, waiter.ancestors, waiter.exclusive)
             raise
         if not self._withdraw(waiter):
             kind = "exclusive" if waiter.exclusive else "shared"
@@ -258,6 +259,29 @@ class VFSLockManager:
             waiter.granted = True
             waiter.gate.release()
         self._waiters = still
+
+
+class CheckedVFSLockManager(VFSLockManager):
+    """Raises LockOrderError where a thread takes an I/O lock under a lock of a higher level."""
+
+    def _acquire(
+        self, path: str, exclusive: bool, timeout_s: float | None, *, holding: bool = False
+    ) -> Hold:
+        entering(Level.IO)
+        try:
+            return super()._acquire(path, exclusive, timeout_s, holding=holding)
+        except BaseException:
+            leaving(Level.IO)
+            raise
+
+    def _release(self, path: str, ancestors: list[str], exclusive: bool) -> None:
+        super()._release(path, ancestors, exclusive)
+        leaving(Level.IO)
+
+
+def make_vfs_locks(timeout_s: float = DEFAULT_TIMEOUT_S) -> VFSLockManager:
+    """Return a lock manager, a checked one where lock order is."""
+    return (CheckedVFSLockManager if is_checked() else VFSLockManager)(timeout_s)
 
 
 def _count_down(counts: dict[str, int], ancestors: list[str]) -> None:

@@ -4,8 +4,7 @@ Layer: contracts. Implemented by the kernel, by bound views and by remote client
 plain and thread-safe, takes ``context=`` (None: the identity the filesystem was opened with) and
 takes absolute paths (rules in :mod:`nexus.lib.paths`).
 
-The locking and watch planes (``sys_lock``, ``sys_unlock``, ``sys_watch``) have their place here
-and arrive together with the primitives that carry them.
+Calls that can wait have a plain form and, for views that hold no thread, an awaitable one.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from nexus.contracts.context import OperationContext
+from nexus.contracts.lock_manager import DEFAULT_TTL_S, EXCLUSIVE, LockId
 from nexus.contracts.metadata import Buffer, DirectoryPage, Stat
 from nexus.contracts.object_store import ContentStoreABC
 
@@ -25,11 +25,13 @@ class Precondition:
     """What must hold inside the commit of a write, else ConflictError.
 
     ``if_match``: the file exists with this etag. ``if_none_match``: ``"*"`` means that nothing
-    exists at the path; an etag means that the file, if there, has another.
+    exists at the path; an etag means that the file, if there, has another. ``lock_token``: the
+    advisory lock that was granted with this fencing token is still held.
     """
 
     if_match: str | None = None
     if_none_match: str | None = None
+    lock_token: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,12 @@ class Syscalls(ABC):
         """
 
     @abstractmethod
-    def sys_stat(self, path: str, *, context: OperationContext | None = None) -> Stat | None:
+    def sys_stat(
+        self, path: str, include_lock: bool = False, *, context: OperationContext | None = None
+    ) -> Stat | None:
         """Return the attributes of what is at the path (stat(2)), or None where nothing is.
 
+        ``include_lock`` adds ``locks``: who holds the path's advisory lock, a list of dicts.
         Errors: PathNotDirectoryError never: a path below a file is a place where nothing is.
         """
 
@@ -158,6 +163,53 @@ class Syscalls(ABC):
         ``limit`` has ``next_cursor`` set; a cursor stays valid while the tree changes.
         ``limit=None`` returns everything. Errors: PathNotFoundError, PathNotDirectoryError,
         InvalidArgumentError.
+        """
+
+    @abstractmethod
+    def sys_lock(
+        self,
+        path: str,
+        mode: str = EXCLUSIVE,
+        ttl: float = DEFAULT_TTL_S,
+        max_holders: int | None = None,
+        lock_id: str | None = None,
+        *,
+        timeout: float = 0.0,
+        context: OperationContext | None = None,
+    ) -> LockId | None:
+        """Take the advisory lock of a path, or None when it is busy (fcntl(F_SETLK)).
+
+        ``mode`` is ``exclusive``, ``shared`` or ``counting`` with ``max_holders``. The lock ends
+        by itself after ``ttl`` seconds; with the ``lock_id`` of a held one, it is extended to
+        ``ttl`` seconds from now, or the answer is None when it has ended. ``timeout`` seconds
+        are waited in order. Returns the lock id, whose ``token`` is the fencing token. Errors:
+        InvalidArgumentError, ClosedError, StorageError.
+        """
+
+    @abstractmethod
+    async def _lock_async(
+        self,
+        path: str,
+        mode: str,
+        ttl: float,
+        max_holders: int | None,
+        timeout: float,
+        context: OperationContext | None,
+    ) -> LockId | None:
+        """Take an advisory lock as :meth:`sys_lock` does, waiting without a thread."""
+
+    @abstractmethod
+    def sys_unlock(
+        self,
+        path: str,
+        lock_id: str | None = None,
+        force: bool = False,
+        *,
+        context: OperationContext | None = None,
+    ) -> bool:
+        """End a held lock (flock(LOCK_UN)), or with ``force`` every one on the path.
+
+        Returns False where none was held. Errors: InvalidArgumentError without either.
         """
 
     @abstractmethod
