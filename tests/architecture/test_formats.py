@@ -18,6 +18,7 @@ from nexus.factory.data_directory import Descriptor
 from nexus.lib.chunking import DEFAULT_CHUNKING
 from nexus.storage.metastore.memory import MemoryMetastore
 from nexus.storage.object_store.cas_store import CasStore
+from nexus.storage.object_store.loose_objects import LooseObjects
 from nexus.storage.object_store.memory_transport import MemoryTransport
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -81,7 +82,10 @@ def test_the_worked_example_is_what_the_kernel_stores():
         clock_ns=lambda: NOW_NS,
     )
     store = CasStore(
-        MemoryTransport(), name="cas_memory", volume_id=VOLUME_ID, clock_ns=lambda: NOW_NS
+        LooseObjects(MemoryTransport()),
+        name="cas_memory",
+        volume_id=VOLUME_ID,
+        clock_ns=lambda: NOW_NS,
     )
     with nx:
         nx.sys_setattr("/", entry_type=DT_MOUNT, backend=store)

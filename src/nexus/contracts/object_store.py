@@ -9,7 +9,7 @@ is data in its capabilities; callers never probe with ``hasattr``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -239,6 +239,21 @@ class ContentStoreABC(ObjectStoreABC):
         Errors: NoSpaceError, StorageError.
         """
 
+    def write_many(self, contents: Sequence[Buffer]) -> list[Content]:
+        """Store several contents, at less cost where the store can; each result is pinned.
+
+        Errors: those of :meth:`write_content`, with nothing pinned.
+        """
+        written: list[Content] = []
+        try:
+            for data in contents:
+                written.append(self.write_content(data))  # noqa: PERF401 - to undo those before a failure
+        except BaseException:
+            for content in written:
+                self.unpin(content.etag)
+            raise
+        return written
+
     @abstractmethod
     def read_content(
         self, etag: str, offset: int = 0, count: int | None = None, *, size: int | None = None
@@ -312,14 +327,29 @@ class ContentStoreABC(ObjectStoreABC):
 
     @abstractmethod
     def restore_object(self, object_id: str) -> bool:
-        """Bring a quarantined object back; return whether there was one.
+        """Bring a quarantined object back, or mend what is damaged around bytes that are whole.
 
-        Errors: CorruptionError when the quarantined bytes are damaged; they stay there.
+        Return whether anything was done. Errors: CorruptionError when the bytes are damaged; they
+        stay as they are.
         """
 
     @abstractmethod
     def purge_quarantine(self, quarantined_before_ns: int) -> int:
         """Delete objects quarantined before a time; return the bytes freed."""
+
+    @abstractmethod
+    def compact(self) -> int:
+        """Give the space of deleted objects back to the disk; return how many bytes.
+
+        Readers and writers go on. What needs space of its own is left undone on a full disk.
+        """
+
+    @abstractmethod
+    def check_structure(self, *, repair: bool = False) -> list[str]:
+        """Return what is wrong with what finds the objects, mending it with ``repair``.
+
+        For a checker; whether the objects are whole is :meth:`verify_object`'s.
+        """
 
     @abstractmethod
     def pin(self, etag: str) -> None:

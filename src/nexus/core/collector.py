@@ -39,6 +39,8 @@ class CollectionReport:
     objects_quarantined: int = 0
     bytes_quarantined: int = 0
     bytes_freed: int = 0
+    bytes_compacted: int = 0
+    """How much the files of packed objects shrank; part of what was freed may follow later."""
 
 
 class Collector:
@@ -159,6 +161,7 @@ class Collector:
                 progress("content", report.objects_kept + report.objects_quarantined)
             if not report.dry_run:
                 report.bytes_freed += content.purge_quarantine(grace_start_ns)
+                report.bytes_compacted += content.compact()
         finally:
             content.end_collection()
 

@@ -62,7 +62,9 @@ def boot(
             _in_memory(clock_ns) if settings.data_dir == IN_MEMORY else _on_disk(settings, disk)
         )
         undo.callback(storage.release)
-        registry = DriverRegistry(storage.owner_id, disk, clock_ns, durable=storage.was_left_synced)
+        registry = DriverRegistry(
+            storage.owner_id, disk, clock_ns, durable=storage.was_left_synced, strict=durable
+        )
         nx = NexusFS(
             storage.metastore,
             context=context,

@@ -19,10 +19,15 @@ from nexus.lib.disk import Disk
 from nexus.lib.hashing import hex_digest
 from nexus.storage.object_store.cas_store import CasStore
 from nexus.storage.object_store.local_transport import LocalTransport
+from nexus.storage.object_store.loose_objects import LooseObjects
 from nexus.storage.object_store.memory_transport import MemoryTransport
+from nexus.storage.object_store.object_database import ObjectDatabase
 from nexus.storage.object_store.path_store import PathStore
+from nexus.storage.object_store.segment_objects import SegmentObjects
 
 LABEL_KEY = "volume.json"
+SEGMENTS = "segments"
+"""The folder of packed objects within a content store on a local disk."""
 
 
 class VolumeLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,15 +65,22 @@ class DriverRegistry:
     """Opens drivers for one filesystem.
 
     ``owner_id`` names the metastore that will hold the records; ``durable`` says that whoever had
-    it open before left everything synced.
+    it open before left everything synced, ``strict`` that every write will be synced.
     """
 
     def __init__(
-        self, owner_id: str, disk: Disk, clock_ns: Callable[[], int], *, durable: bool
+        self,
+        owner_id: str,
+        disk: Disk,
+        clock_ns: Callable[[], int],
+        *,
+        durable: bool,
+        strict: bool = False,
     ) -> None:
         self._owner_id = owner_id
         self._disk = disk
         self._durable = durable
+        self._strict = strict
         self._clock_ns = clock_ns
         self._openers: dict[str, Callable[[_Options], ObjectStoreABC]] = {
             "cas_local": self._cas_local,
@@ -128,7 +140,16 @@ class DriverRegistry:
         return self._store(transport, name, label)
 
     def _store(self, transport: TransportABC, name: str, label: VolumeLabel) -> CasStore:
-        return CasStore(transport, name=name, volume_id=label.volume_id, clock_ns=self._clock_ns)
+        objects: ObjectDatabase = LooseObjects(transport)
+        if isinstance(transport, LocalTransport):
+            objects = SegmentObjects(
+                f"{transport.root}/{SEGMENTS}",
+                objects,
+                disk=self._disk,
+                clock_ns=self._clock_ns,
+                zeros_ahead=self._strict,
+            )
+        return CasStore(objects, name=name, volume_id=label.volume_id, clock_ns=self._clock_ns)
 
     def _write_label(self, transport: TransportABC, volume_id: str) -> VolumeLabel:
         label = VolumeLabel(volume_id, self._owner_id).sealed()

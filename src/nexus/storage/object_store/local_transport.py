@@ -454,7 +454,8 @@ class LocalTransport(TransportABC):
 
     def close(self) -> None:
         """Release the root's descriptor. Idempotent; syncs nothing."""
-        self._rounds.close()
+        with _Translated("close", ""):
+            self._rounds.close()
 
 
 class _Translated:
