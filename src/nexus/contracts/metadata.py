@@ -54,6 +54,20 @@ class FileMetadata(msgspec.Struct, frozen=True, array_like=True, omit_defaults=F
     mount: dict[str, Any] | None = None
 
 
+class StreamMessage(bytes):
+    """A message read from a stream, which also says where it was and where the next one is."""
+
+    offset: int
+    next_offset: int
+
+    def __new__(cls, message: bytes, offset: int) -> StreamMessage:
+        """Return a message at an offset."""
+        self = super().__new__(cls, message)
+        self.offset = offset
+        self.next_offset = offset + 1
+        return self
+
+
 class DirectoryPage(list[Any]):
     """A list of entries that also says where the next page starts.
 

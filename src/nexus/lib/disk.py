@@ -71,6 +71,10 @@ class Disk:
         while written < len(rest):
             written += os.pwrite(fd, rest[written:], offset + written)
 
+    def truncate(self, fd: int, size: int) -> None:
+        """ftruncate(2)."""
+        os.ftruncate(fd, size)
+
     def fsync(self, fd: int) -> None:
         """fsync(2)."""
         os.fsync(fd)

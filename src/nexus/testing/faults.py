@@ -141,6 +141,10 @@ class FaultyDisk(Disk):
             super().pwrite_all(fd, memoryview(data)[: fault.bytes_kept], offset)
         raise _os_error(fault, None)
 
+    def truncate(self, fd: int, size: int) -> None:
+        self._enter("truncate")
+        super().truncate(fd, size)
+
     def fsync(self, fd: int) -> None:
         self._enter("fsync")
         super().fsync(fd)
