@@ -78,7 +78,7 @@ def test_the_worked_example_is_what_the_kernel_stores():
     nx = NexusFS(
         metastore,
         context=OperationContext("ann"),
-        open_driver=lambda description: pytest.fail(f"{description} is opened"),
+        open_driver=lambda description, check_place: pytest.fail(f"{description} is opened"),
         clock_ns=lambda: NOW_NS,
     )
     store = CasStore(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nexus.contracts.errors import PathNotFoundError
+from nexus.contracts.metadata import DT_MOUNT
 from nexus.factory.boot import Settings, boot
 from nexus.sdk import NexusFilesystem, collect, connect, fsck
 
@@ -214,3 +215,26 @@ class Worker:
     def check(self) -> None:
         for name, data in self.expected.items():
             assert self.nx.read(name) == data, name
+
+
+def test_what_dead_writers_left_goes_after_the_grace(tmp_path: Path) -> None:
+    clock = Clock()
+    (tmp_path / "folder").mkdir()
+    with opened(tmp_path, clock) as nx:
+        backend = {"driver": "path_local", "root": str(tmp_path / "folder")}
+        nx.sys_setattr("/m", entry_type=DT_MOUNT, backend=backend)
+        nx.write("/m/d/kept", b"kept")
+        left = [
+            tmp_path / "data" / "content" / f".nexus-tmp-{2**40}-00000000-0",
+            tmp_path / "folder" / "d" / f".nexus-tmp-{2**40}-00000000-1",
+        ]
+        for path in left:
+            path.write_bytes(b"half")
+        assert collect(nx, retention_s=0, grace_s=HOUR_S).leftovers_removed == 0
+        clock.advance(2 * HOUR_S)
+        dry = collect(nx, retention_s=0, grace_s=HOUR_S, dry_run=True)
+        assert (dry.leftovers_removed, dry.leftover_bytes) == (2, 8)
+        assert all(path.exists() for path in left)
+        assert collect(nx, retention_s=0, grace_s=HOUR_S).leftovers_removed == 2
+        assert not any(path.exists() for path in left)
+        assert nx.read("/m/d/kept") == b"kept"

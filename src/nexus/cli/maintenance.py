@@ -133,5 +133,9 @@ def _print_collection(output: Output, report: dict[str, Any]) -> None:
     aside = plural(report["objects_quarantined"], "object")
     size = human_size(report["bytes_quarantined"])
     output.line(f"content: {aside} ({size}) {would}set aside, {report['objects_kept']:,} in use")
+    if report["leftovers_removed"]:
+        left = plural(report["leftovers_removed"], "unfinished file")
+        output.line(f"leftovers: {left} ({human_size(report['leftover_bytes'])}) {would}removed")
     if not report["dry_run"]:
-        output.line(f"freed: {human_size(report['bytes_freed'])}")
+        compacted = human_size(report["bytes_compacted"])
+        output.line(f"freed: {human_size(report['bytes_freed'])}, {compacted} of segments emptied")

@@ -1,7 +1,8 @@
-"""Collector: forgets history past its retention, and content that nothing names any more.
+"""Collector: forgets history past its retention, content that nothing names, and leftovers.
 
-Layer: core, over the sealed store and the content stores of mounted volumes. Runs beside readers
-and writers. Unix counterparts: log cleaning and fstrim(8).
+Layer: core, over the sealed store and what lies behind mounted volumes. Leftovers are what writers
+that were killed had not finished; a driver tells them from what is being written. Runs beside
+readers and writers. Unix counterparts: log cleaning, fstrim(8) and tmpwatch(8).
 
 Why no content in use is collected: a store protects whatever is written or reused from
 ``begin_collection`` on; every record, wherever a rename moves it meanwhile, leaves a version record
@@ -41,6 +42,8 @@ class CollectionReport:
     bytes_freed: int = 0
     bytes_compacted: int = 0
     """How much the files of packed objects shrank; part of what was freed may follow later."""
+    leftovers_removed: int = 0
+    leftover_bytes: int = 0
 
 
 class Collector:
@@ -71,7 +74,8 @@ class Collector:
     ) -> CollectionReport:
         """Drop history older than ``retention_s``, quarantine content unnamed for ``grace_s``.
 
-        Quarantined content is deleted by a later run, ``grace_s`` after it was set aside. The
+        Quarantined content is deleted by a later run, ``grace_s`` after it was set aside. What a
+        dead process left unfinished goes when nobody has touched it for ``grace_s``. The
         current state and versions superseded within the retention stay. ``progress`` is told
         (stage, items so far). Errors: BusyError while another run is under way, CorruptionError
         when a damaged record hides what content is in use; then no content is touched.
@@ -94,6 +98,10 @@ class Collector:
             for volume in volumes:
                 if isinstance(volume, InodeVolume):
                     self._collect_content(volume, keep_from, grace_start_ns, report, progress)
+            for volume in volumes:
+                found = volume.remove_leftovers(grace_start_ns, dry_run=dry_run)
+                report.leftovers_removed += found.entries
+                report.leftover_bytes += found.size_bytes
             return report
         finally:
             self._running.release()

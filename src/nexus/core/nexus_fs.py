@@ -28,6 +28,7 @@ from nexus.contracts.errors import (
     BusyError,
     ClosedError,
     InvalidArgumentError,
+    NexusError,
     NotSupportedError,
     PathNotFoundError,
     StorageError,
@@ -62,14 +63,14 @@ from nexus.core.sys_volume import SYS_POINT, SysVolume
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S, HoldSet, make_vfs_locks
 from nexus.core.volume import (
     Actor,
-    TreeEntry,
+    Departure,
     Volume,
     bad_attribute,
     exists,
     missing,
     not_directory,
 )
-from nexus.lib.paths import is_below, join, normalize
+from nexus.lib.paths import is_below, normalize
 
 _ATTRIBUTE_TYPES: Mapping[str, tuple[type, ...]] = {
     "mode": (int,),
@@ -321,9 +322,9 @@ class NexusFS(NexusFilesystem):
             if source[0] is target[0]:
                 copied = source[0].copy(txn, source[1], target[1], actor)
             else:
-                copied = self._transfer("copy", txn, source, target, actor)
+                copied, _ = self._transfer("copy", txn, source, target, actor)
             revision = txn.commit(durable=self._durable)
-        stat = self.sys_stat(dst, context=context) or {"path": dst}
+            stat = target[0].stat(target[1]) or {"path": dst}
         return stat | {"copied": copied, "revision": revision}
 
     # -- metadata -----------------------------------------------------------------------------
@@ -462,14 +463,24 @@ class NexusFS(NexusFilesystem):
         target: tuple[Volume, str],
         actor: Actor,
     ) -> tuple[int, int]:
-        """Copy to the target, then delete the source; in one commit where both can share one."""
-        moved = self._transfer("rename", txn, source, target, actor)
+        """Copy to the target, then delete the source; in one commit where both can share one.
+
+        Where they cannot, the target is durable first: a power cut that undoes the arrival must
+        not find the source gone.
+        """
+        moved, departure = self._transfer("rename", txn, source, target, actor)
+        if not (source[0].atomic_batch and target[0].atomic_batch):
+            target[0].sync()
         if source[0].atomic_batch:
-            source[0].remove(txn, source[1], True, actor)
+            departure.remove(txn, actor)
             return moved, txn.commit(durable=self._durable)
-        txn.commit(durable=self._durable)
+        txn.commit(durable=True)
         with Transaction(self.store) as second:
-            source[0].remove(second, source[1], True, actor)
+            try:
+                departure.remove(second, actor)
+            except NexusError as error:
+                hint = f"a whole copy is at {target[0].absolute(target[1])}"
+                raise type(error)("rename", error.path, error.reason, hint=hint) from error
             return moved, second.commit(durable=self._durable)
 
     def _transfer(
@@ -479,13 +490,10 @@ class NexusFS(NexusFilesystem):
         source: tuple[Volume, str],
         target: tuple[Volume, str],
         actor: Actor,
-    ) -> int:
-        volume, relative = source
-        stat = volume.stat(relative)
-        if stat is None:
-            raise missing(operation, volume.absolute(relative))
-        target[0].check_target(operation, target[1], stat["is_directory"])
-        return target[0].receive(txn, target[1], _entries_of(volume, relative, stat), actor)
+    ) -> tuple[int, Departure]:
+        departure = source[0].send(operation, source[1], is_move=operation == "rename")
+        target[0].check_target(operation, target[1], departure.is_directory)
+        return target[0].receive(txn, operation, target[1], departure, actor), departure
 
     # -- directories --------------------------------------------------------------------------
 
@@ -787,19 +795,6 @@ class NexusFS(NexusFilesystem):
         below = [point for point in self.router.points_below(path, zone_id) if point != SYS_POINT]
         if below:
             raise BusyError(operation, path, f"{below[0]} is mounted beneath it")
-
-
-def _entries_of(
-    volume: Volume, relative: str, stat: Stat
-) -> Iterator[tuple[TreeEntry, Iterable[Buffer]]]:
-    """Yield a file, or a directory and all beneath it, parents first, with its bytes."""
-    top = volume.absolute(relative)
-    yield TreeEntry("/", stat), () if stat["is_directory"] else volume.stream(relative)
-    if stat["is_directory"]:
-        for below in volume.subtree(relative):
-            inner = _relative_to(top, below["path"])
-            pieces = () if below["is_directory"] else volume.stream(join(relative, inner))
-            yield TreeEntry(inner, below), pieces
 
 
 def _normalize_listed(path: str) -> str:

@@ -7,7 +7,7 @@ path; all by ``sys_readdir``. Entries are made when asked for; nothing is stored
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -24,7 +24,7 @@ from nexus.contracts.metadata import (
 from nexus.contracts.object_store import Content
 from nexus.core.inode_table import Transaction, journal
 from nexus.core.sealed_store import SealedStore
-from nexus.core.volume import Actor, TreeEntry, Volume, is_directory, missing
+from nexus.core.volume import Actor, Departure, Volume, is_directory, missing
 
 SYS_POINT = "/__sys__"
 _DIRECTORIES = ("journal", "locks", "mounts", "versions")
@@ -132,9 +132,6 @@ class SysVolume(Volume):
             raise missing(operation, self.absolute(relative))
         raise is_directory(operation, self.absolute(relative))
 
-    def stream(self, relative: str) -> Iterator[bytes]:
-        yield self.read("read", relative, None, 0, None)
-
     def names(self, relative: str) -> list[str] | None:
         return list(_DIRECTORIES) if relative == "/" else []
 
@@ -199,14 +196,15 @@ class SysVolume(Volume):
     def check_target(self, operation: str, target: str, source_is_directory: bool) -> None:
         self._refuse(operation, target)
 
+    def send(self, operation: str, relative: str, *, is_move: bool) -> Departure:
+        if self.stat(relative) is None:
+            raise missing(operation, self.absolute(relative))
+        raise NotSupportedError(operation, self.absolute(relative), "views hold no files")
+
     def receive(
-        self,
-        txn: Transaction,
-        target: str,
-        entries: Iterable[tuple[TreeEntry, Iterable[Buffer]]],
-        actor: Actor,
+        self, txn: Transaction, operation: str, target: str, departure: Departure, actor: Actor
     ) -> int:
-        self._refuse("copy", target)
+        self._refuse(operation, target)
 
     def sync(self) -> None:
         """Nothing is stored here."""

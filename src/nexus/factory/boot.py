@@ -25,7 +25,7 @@ from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.core.volume import Actor
 from nexus.factory.data_directory import CONTENT, METASTORE, DataDirectory, default_path
 from nexus.factory.drivers import DriverRegistry, read_label
-from nexus.lib.disk import Disk
+from nexus.lib.disk import Disk, folder_place
 from nexus.storage.metastore.memory import MemoryMetastore
 from nexus.storage.object_store.local_transport import LocalTransport
 from nexus.storage.object_store.memory_transport import MemoryTransport
@@ -63,7 +63,12 @@ def boot(
         )
         undo.callback(storage.release)
         registry = DriverRegistry(
-            storage.owner_id, disk, clock_ns, durable=storage.was_left_synced, strict=durable
+            storage.owner_id,
+            disk,
+            clock_ns,
+            durable=storage.was_left_synced,
+            data_directory=storage.place,
+            strict=durable,
         )
         nx = NexusFS(
             storage.metastore,
@@ -114,6 +119,7 @@ class _Storage:
         self.owner_id = directory.descriptor.id if directory else secrets.token_hex(8)
         self.was_left_synced = directory is None or directory.was_left_synced
         self.was_cut_off = directory is not None and directory.was_cut_off
+        self.place = folder_place(os.path.realpath(directory.path)) if directory else ()
         self._directory = directory
         self._undo = undo
 

@@ -15,7 +15,7 @@ import msgspec
 
 from nexus.contracts.errors import BusyError, ConfigError, CorruptionError, NexusError
 from nexus.contracts.object_store import ObjectStoreABC, TransportABC
-from nexus.lib.disk import Disk
+from nexus.lib.disk import Disk, places_overlap
 from nexus.lib.hashing import hex_digest
 from nexus.storage.object_store.cas_store import CasStore
 from nexus.storage.object_store.local_transport import LocalTransport
@@ -66,6 +66,8 @@ class DriverRegistry:
 
     ``owner_id`` names the metastore that will hold the records; ``durable`` says that whoever had
     it open before left everything synced, ``strict`` that every write will be synced.
+    ``data_directory`` is the place of what the filesystem itself consists of, in which and around
+    which nothing is mounted.
     """
 
     def __init__(
@@ -76,7 +78,9 @@ class DriverRegistry:
         *,
         durable: bool,
         strict: bool = False,
+        data_directory: tuple[str, ...] = (),
     ) -> None:
+        self._data_directory = data_directory
         self._owner_id = owner_id
         self._disk = disk
         self._durable = durable
@@ -94,13 +98,16 @@ class DriverRegistry:
         """The names that a description's ``driver`` can have."""
         return sorted(self._openers)
 
-    def open(self, description: Mapping[str, Any]) -> tuple[ObjectStoreABC, dict[str, Any]]:
+    def open(
+        self, description: Mapping[str, Any], check_place: Callable[[tuple[str, ...]], None]
+    ) -> tuple[ObjectStoreABC, dict[str, Any]]:
         """Open what a description asks for; return it with the description to remember.
 
         That one holds absolute paths, so that it means the same from any working directory.
+        ``check_place`` raises where the folder is not free, before anything is written there.
         Errors: ConfigError, BusyError, StorageError.
         """
-        options = _Options(description)
+        options = _Options(description, check_place)
         name = options.take("driver", str)
         opener = self._openers.get(name)
         if opener is None:
@@ -167,7 +174,7 @@ class DriverRegistry:
         root = options.folder("root", create=True)
         adopt = options.take("adopt", bool, False)
         options.finish()
-        transport = LocalTransport(root, disk=self._disk, durable=self._durable)
+        transport = self._local(root, options, confined=False)
         return self.content_store(transport, "cas_local", adopt=adopt)
 
     def _cas_memory(self, options: _Options) -> ObjectStoreABC:
@@ -179,9 +186,21 @@ class DriverRegistry:
     def _path_local(self, options: _Options) -> ObjectStoreABC:
         root = options.folder("root", create=False)
         options.finish()
-        transport = LocalTransport(root, disk=self._disk, confined=True, durable=self._durable)
+        transport = self._local(root, options, confined=True)
         volume_id = "path-" + hex_digest(root.encode())[:16]
         return PathStore(transport, name="path_local", volume_id=volume_id)
+
+    def _local(self, root: str, options: _Options, *, confined: bool) -> LocalTransport:
+        transport = LocalTransport(root, disk=self._disk, confined=confined, durable=self._durable)
+        try:
+            options.check_place(transport.place)
+            if places_overlap(transport.place, self._data_directory):
+                reason = f"{root} and the data directory lie in one another"
+                raise BusyError("mount", None, reason, hint="mount a folder that is apart")
+        except BaseException:
+            transport.close()
+            raise
+        return transport
 
     def _path_memory(self, options: _Options) -> ObjectStoreABC:
         options.finish()
@@ -194,7 +213,10 @@ class DriverRegistry:
 class _Options:
     """A description's keys, taken one by one; what nobody took is an error."""
 
-    def __init__(self, description: Mapping[str, Any]) -> None:
+    def __init__(
+        self, description: Mapping[str, Any], check_place: Callable[[tuple[str, ...]], None]
+    ) -> None:
+        self.check_place = check_place
         self._left = dict(description)
         self.resolved = dict(description)
 

@@ -128,6 +128,21 @@ class Disk:
             self.close(fd)
 
 
+def folder_place(path: str) -> tuple[str, ...]:
+    """Return what tells a folder and those above it apart, whatever names they go by.
+
+    Outermost first; ``path`` is real and absolute. Errors: OSError.
+    """
+    parts = path.rstrip("/").split("/")
+    folders = ("/".join(parts[:end]) or "/" for end in range(1, len(parts) + 1))
+    return tuple(f"{status.st_dev:x}:{status.st_ino:x}" for status in map(os.stat, folders))
+
+
+def places_overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Return whether two places are one folder, or one lies within the other."""
+    return bool(one and other) and (one[-1] in other or other[-1] in one)
+
+
 @cache
 def can_syncfs() -> bool:
     """Return whether syncfs(2) is there and reports write errors: Linux from 5.8 on."""

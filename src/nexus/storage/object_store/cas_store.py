@@ -32,6 +32,7 @@ from nexus.contracts.object_store import (
     PIECE_BYTES,
     Content,
     ContentStoreABC,
+    Leftovers,
     ObjectStoreCapabilities,
     StoredObject,
 )
@@ -90,6 +91,7 @@ class CasStore(ContentStoreABC):
         )
         self._objects = objects
         self._get = objects.get
+        self.place = objects.place
         self._clock_ns = clock_ns
         self._chunking = chunking
         self._guard = CollectionGuard()
@@ -491,6 +493,10 @@ class CasStore(ContentStoreABC):
     def check_structure(self, *, repair: bool = False) -> list[str]:
         """Return what is wrong with what finds the objects, mending it with ``repair``."""
         return self._objects.check(repair=repair)
+
+    def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool = False) -> Leftovers:
+        """Remove what dead processes left, see the contract."""
+        return self._objects.remove_leftovers(untouched_since_ns, dry_run=dry_run)
 
     def sync(self) -> None:
         """Make everything written so far survive a power cut."""

@@ -18,7 +18,7 @@ from xxhash import xxh3_64_intdigest
 
 from nexus.contracts.errors import ContentNotFoundError, CorruptionError, StorageError
 from nexus.contracts.metadata import Buffer
-from nexus.contracts.object_store import KeyInfo, StoredObject, TransportABC
+from nexus.contracts.object_store import KeyInfo, Leftovers, StoredObject, TransportABC
 from nexus.lib.content_id import is_object_id
 from nexus.storage.object_store.object_database import ObjectDatabase
 
@@ -31,6 +31,7 @@ class LooseObjects(ObjectDatabase):
 
     def __init__(self, transport: TransportABC) -> None:
         self.persistent = transport.capabilities.persistent
+        self.place = transport.place
         self._transport = transport
         self._fetch = transport.fetch
 
@@ -122,6 +123,9 @@ class LooseObjects(ObjectDatabase):
     def compact(self) -> int:
         """Give nothing back: purging has done so already."""
         return 0
+
+    def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool) -> Leftovers:
+        return self._transport.remove_leftovers(untouched_since_ns, dry_run=dry_run)
 
     def check(self, *, repair: bool) -> list[str]:
         """Find nothing: there is no structure but the transport's own."""

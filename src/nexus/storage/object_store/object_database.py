@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 from nexus.contracts.metadata import Buffer
-from nexus.contracts.object_store import StoredObject
+from nexus.contracts.object_store import Leftovers, StoredObject
 
 
 class ObjectDatabase(ABC):
@@ -30,6 +30,8 @@ class ObjectDatabase(ABC):
     """
 
     persistent: bool
+    place: tuple[str, ...]
+    """See :class:`~nexus.contracts.object_store.TransportABC`."""
 
     @abstractmethod
     def put_many(self, objects: Sequence[tuple[str, Buffer]]) -> None:
@@ -90,6 +92,10 @@ class ObjectDatabase(ABC):
 
         Readers and writers go on. On a full disk it does what needs no space.
         """
+
+    @abstractmethod
+    def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool) -> Leftovers:
+        """Remove what dead processes left unfinished; see the transport's."""
 
     @abstractmethod
     def check(self, *, repair: bool) -> list[str]:

@@ -45,7 +45,7 @@ from nexus.contracts.errors import (
     StorageFailedError,
 )
 from nexus.contracts.metadata import Buffer
-from nexus.contracts.object_store import StoredObject
+from nexus.contracts.object_store import Leftovers, StoredObject
 from nexus.lib.disk import Disk, storage_error
 from nexus.storage.object_store.loose_objects import damaged, not_stored
 from nexus.storage.object_store.object_database import ObjectDatabase
@@ -104,6 +104,7 @@ class SegmentObjects(ObjectDatabase):
         ``zeros_ahead`` is for who syncs every write. ``boot`` is which uptime of the machine this
         is, by default what the machine says. Errors: StorageError and its kin.
         """
+        self.place = loose.place
         self._root = root
         self._loose = loose
         self._disk = disk
@@ -463,6 +464,9 @@ class SegmentObjects(ObjectDatabase):
             moved = self._entry_locked(entry.object_id)
             assert moved is not None
             self._set_locked([moved._replace(aside=1)])
+
+    def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool) -> Leftovers:
+        return self._loose.remove_leftovers(untouched_since_ns, dry_run=dry_run)
 
     # -- durability ---------------------------------------------------------------------------
 
