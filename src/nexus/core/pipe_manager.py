@@ -63,6 +63,10 @@ class Pipe:
         self._readers: WaitQueue[bytes] = WaitQueue(self._take_back)
         self._writers: WaitQueue[bool] = WaitQueue(lambda _: None)
         self._closed: tuple[type[NexusError], str] | None = None
+        # How many callers wait, and one more once it is closed: 0 is what the short way asks for.
+        self._concerns = 0
+        self._put = self._ring.put_nowait
+        self._get = self._ring.get_nowait
 
     # -- messages -----------------------------------------------------------------------------
 
@@ -72,12 +76,15 @@ class Pipe:
         Errors: WouldBlock with a timeout of 0, else WaitTimeoutError; InvalidArgumentError for a
         message larger than the capacity; what the pipe was closed with.
         """
+        with self._mutex:
+            if not self._concerns and self._put(message):
+                return
         waiter = self._offer(path, message, timeout_s)
         if waiter is not None:
             try:
                 self._written(path, waiter.wait(timeout_s))
             finally:
-                self._admit()
+                self._leave()
 
     async def write_async(self, path: str, message: bytes, timeout_s: float | None = None) -> None:
         """As :meth:`write`, holding no thread while it waits."""
@@ -86,7 +93,7 @@ class Pipe:
             try:
                 self._written(path, await waiter.wait_async(timeout_s))
             finally:
-                self._admit()
+                self._leave()
 
     def read(self, path: str, timeout_s: float | None = None) -> bytes:
         """Take the first message, waiting for one.
@@ -94,15 +101,29 @@ class Pipe:
         Errors: WouldBlock with a timeout of 0, else WaitTimeoutError; what the pipe was closed
         with.
         """
+        with self._mutex:
+            message = self._get()
+            if message is not None:
+                if self._concerns:
+                    self._admit_locked()
+                return message
         found = self._take(path, timeout_s)
-        return found if type(found) is bytes else self._arrived(path, found.wait(timeout_s))  # type: ignore[union-attr]
+        if isinstance(found, bytes):
+            return found
+        try:
+            return self._arrived(path, found.wait(timeout_s))
+        finally:
+            self._leave()
 
     async def read_async(self, path: str, timeout_s: float | None = None) -> bytes:
         """As :meth:`read`, holding no thread while it waits."""
         found = self._take(path, timeout_s)
         if isinstance(found, bytes):
             return found
-        return self._arrived(path, await found.wait_async(timeout_s))
+        try:
+            return self._arrived(path, await found.wait_async(timeout_s))
+        finally:
+            self._leave()
 
     def info(self) -> PipeInfo:
         """Return what the pipe holds."""
@@ -121,6 +142,7 @@ class Pipe:
         with self._mutex:
             if self._closed is None:
                 self._closed = kind, reason
+                self._concerns += 1
                 self._ring.clear()
                 self._readers.close(kind("read", path, reason))
                 self._writers.close(kind("write", path, reason))
@@ -134,7 +156,7 @@ class Pipe:
                 raise self._closed[0]("write", path, self._closed[1])
             if self._readers and self._readers.wake_one(message):
                 return None
-            if not self._writers and self._ring.put_nowait(message):
+            if not self._writers and self._put(message):
                 return None
             capacity_bytes = self._ring.capacity_bytes
             if charge(message) > capacity_bytes:
@@ -145,6 +167,7 @@ class Pipe:
                 )
             if timeout_s == 0:
                 raise WouldBlock("write", path, "the pipe is full")
+            self._concerns += 1
             return self._writers.enter(message)
 
     def _take(self, path: str, timeout_s: float | None) -> Waiter[bytes] | bytes:
@@ -152,20 +175,20 @@ class Pipe:
         with self._mutex:
             if self._closed is not None:
                 raise self._closed[0]("read", path, self._closed[1])
-            message = self._ring.get_nowait()
+            message = self._get()
             if message is not None:
-                if self._writers:
-                    self._admit_locked()
+                self._admit_locked()
                 return message
             if timeout_s == 0:
                 raise WouldBlock("read", path, "the pipe is empty")
+            self._concerns += 1
             return self._readers.enter()
 
-    def _admit(self) -> None:
-        """Let those writers in who stood behind one that left."""
+    def _leave(self) -> None:
+        """Count a wait as over, and let those writers in who stood behind it."""
         with self._mutex:
-            if self._writers:
-                self._admit_locked()
+            self._concerns -= 1
+            self._admit_locked()
 
     def _admit_locked(self) -> None:
         while (waiter := self._writers.first()) is not None:
@@ -177,7 +200,7 @@ class Pipe:
 
     def _deliver_locked(self, message: bytes) -> None:
         if not self._readers.wake_one(message):
-            self._ring.put_nowait(message)
+            self._put(message)
 
     def _take_back(self, message: bytes) -> None:
         with self._mutex:
