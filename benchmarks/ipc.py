@@ -112,7 +112,7 @@ def many_sides(plan: Plan) -> Row:
 
 def streaming(plan: Plan, store: StreamStore) -> list[Row]:
     """Append messages of 64 bytes, then read them one by one."""
-    stream = Stream(store.open("bench", STREAM_MESSAGES * 128), store)
+    stream = Stream(store.open("bench", STREAM_MESSAGES * 128))
 
     def append() -> None:
         for _ in range(STREAM_MESSAGES):

@@ -240,7 +240,7 @@ def test_5_closing_wakes_everyone(pool: ThreadPoolExecutor):
 
     async def scenario() -> None:
         task = await begin(pipe, pipe.write_async(PATH, b"10"))
-        manager.close()
+        manager.close("the filesystem is closed")
         with pytest.raises(ClosedError):
             await task
 

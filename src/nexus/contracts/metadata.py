@@ -22,6 +22,9 @@ ENTRY_TYPE_NAMES = ("file", "directory", "mount", "pipe", "stream", "external_st
 DIRECTORY_TYPES = frozenset({DT_DIR, DT_MOUNT, DT_EXTERNAL_STORAGE})
 """Entry types that can have entries beneath them."""
 
+CHANNEL_TYPES = frozenset({DT_PIPE, DT_STREAM})
+"""Entry types that carry messages."""
+
 DEFAULT_FILE_MODE = 0o644
 DEFAULT_DIRECTORY_MODE = 0o755
 

@@ -35,7 +35,6 @@ from nexus.lib.waiting import Waiter, WaitQueue
 
 DEFAULT_PIPE_BYTES: Final = 65_536
 """As a pipe of Linux."""
-MAX_PIPE_BYTES: Final = 1 << 30
 
 _DONE: Final = True
 
@@ -220,22 +219,22 @@ class Pipe:
 
 
 class PipeManager:
-    """The pipes of one kernel, by id. Shared by all threads."""
+    """The pipes of one volume, by id. Shared by all threads."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._pipes: dict[str, Pipe] = {}  # this and all below guarded by _mutex
-        self._closed = False
+        self._closed: str | None = None
 
     def open(self, pipe_id: str, capacity_bytes: int) -> Pipe:
         """Return the pipe with an id, a new and empty one at first. Errors: ClosedError."""
-        pipe = self._pipes.get(pipe_id)
-        if pipe is not None:
-            return pipe
         with self._mutex:
-            if self._closed:
-                raise ClosedError("pipe", None, "the filesystem is closed")
-            return self._pipes.setdefault(pipe_id, Pipe(capacity_bytes))
+            if self._closed is not None:
+                raise ClosedError("pipe", None, self._closed)
+            pipe = self._pipes.get(pipe_id)
+            if pipe is None:
+                pipe = self._pipes[pipe_id] = Pipe(capacity_bytes)
+            return pipe
 
     def remove(self, pipe_id: str, path: str) -> None:
         """End a pipe and every wait on it; does nothing where it was never opened."""
@@ -244,10 +243,11 @@ class PipeManager:
         if pipe is not None:
             pipe.close(PathNotFoundError, path, "the pipe was removed")
 
-    def close(self) -> None:
+    def close(self, reason: str) -> None:
         """End every pipe with ClosedError. Idempotent."""
         with self._mutex:
-            self._closed = True
+            if self._closed is None:
+                self._closed = reason
             pipes = list(self._pipes.values())
         for pipe in pipes:
-            pipe.close(ClosedError, None, "the filesystem is closed")
+            pipe.close(ClosedError, None, reason)

@@ -35,7 +35,6 @@ from nexus.contracts.stream_backend import StreamBackend, StreamInfo, StreamStor
 from nexus.lib.waiting import Alarm, Waiter, WaitQueue
 
 DEFAULT_STREAM_BYTES: Final = 1 << 22
-MAX_STREAM_BYTES: Final = 1 << 30
 
 _NEWS: Final = True
 
@@ -46,8 +45,7 @@ class Stream:
     ``timeout_s`` is how long to wait: None without end, 0 not at all. ``path`` is for errors.
     """
 
-    def __init__(self, backend: StreamBackend, store: StreamStore) -> None:
-        self.store = store
+    def __init__(self, backend: StreamBackend) -> None:
         self._backend = backend
         self._mutex = threading.Lock()  # guards _closed, and orders looking against waking
         self._readers: WaitQueue[bool] = WaitQueue(lambda _: None)
@@ -175,53 +173,51 @@ def _heard(path: str, news: bool | None) -> None:
 
 
 class StreamManager:
-    """The streams of one kernel, by id. Shared by all threads."""
+    """The streams of one store, by id. Shared by all threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: StreamStore) -> None:
+        self.store = store
         self._mutex = threading.Lock()
         self._streams: dict[str, Stream] = {}  # this and all below guarded by _mutex
-        self._closed = False
+        self._closed: str | None = None
 
-    def open(self, stream_id: str, capacity_bytes: int, store: StreamStore) -> Stream:
-        """Return the stream with an id, opened in its store at first.
+    def open(self, stream_id: str, capacity_bytes: int) -> Stream:
+        """Return the stream with an id, opened in the store at first.
 
         Errors: those of the store; ClosedError.
         """
-        stream = self._streams.get(stream_id)
-        if stream is not None:
-            return stream
         with self._mutex:
-            if self._closed:
-                raise ClosedError("stream", None, "the filesystem is closed")
+            if self._closed is not None:
+                raise ClosedError("stream", None, self._closed)
             stream = self._streams.get(stream_id)
             if stream is None:
-                stream = Stream(store.open(stream_id, capacity_bytes), store)
+                stream = Stream(self.store.open(stream_id, capacity_bytes))
                 self._streams[stream_id] = stream
             return stream
 
-    def remove(self, stream_id: str, path: str, store: StreamStore) -> None:
-        """End a stream and every wait on it, and remove what is stored of it."""
+    def remove(self, stream_id: str, path: str) -> None:
+        """End a stream and every wait on it, and remove what is stored of it.
+
+        Errors: StorageError, with the stream ended all the same.
+        """
         with self._mutex:
             stream = self._streams.pop(stream_id, None)
             if stream is not None:
                 stream.close(PathNotFoundError, path, "the stream was removed")
-            store.remove(stream_id)
-
-    def release(self, store: StreamStore, reason: str) -> None:
-        """Close the streams of a store; what is stored stays."""
-        with self._mutex:
-            for stream_id in [i for i, s in self._streams.items() if s.store is store]:
-                self._streams.pop(stream_id).close(ClosedError, None, reason)
+            self.store.remove(stream_id)
 
     def sync(self) -> None:
         """Make every stream durable. Errors: StorageError."""
-        for stream in list(self._streams.values()):
-            stream.sync()
-
-    def close(self) -> None:
-        """End every stream with ClosedError; what is stored stays. Idempotent."""
         with self._mutex:
-            self._closed = True
             streams = list(self._streams.values())
         for stream in streams:
-            stream.close(ClosedError, None, "the filesystem is closed")
+            stream.sync()
+
+    def close(self, reason: str) -> None:
+        """End every stream with ClosedError; what is stored stays. Idempotent."""
+        with self._mutex:
+            if self._closed is None:
+                self._closed = reason
+            streams = list(self._streams.values())
+        for stream in streams:
+            stream.close(ClosedError, None, reason)

@@ -67,7 +67,7 @@ class StreamBackendSuite:
         _close(stream)
 
     def _open(self, store: StreamStore) -> Stream:
-        return Stream(store.open(_ID, _CAPACITY_BYTES), store)
+        return Stream(store.open(_ID, _CAPACITY_BYTES))
 
     # -- reading at offsets -------------------------------------------------------------------
 
@@ -263,7 +263,7 @@ class StreamBackendSuite:
         _close(again)
 
     def test_streams_are_apart(self, store: StreamStore, stream: Stream) -> None:
-        other = Stream(store.open("a0" * 8, _CAPACITY_BYTES), store)
+        other = Stream(store.open("a0" * 8, _CAPACITY_BYTES))
         _append(other, b"theirs")
         assert stream.info().end == 0
         _close(other)

@@ -58,9 +58,9 @@ def message(number: int) -> bytes:
     return b"%d " % number * (number % 50)
 
 
-def test_a_reader_in_another_mapping_waits_for_what_is_appended(tmp_path: Path, path: str):
+def test_a_reader_in_another_mapping_waits_for_what_is_appended(path: str):
     ours, theirs = opened(path), opened(path)
-    stream = Stream(theirs, SharedMemoryStreams(str(tmp_path), disk=Disk()))
+    stream = Stream(theirs)
     with ThreadPoolExecutor(1) as pool:
         wait = pool.submit(stream.read, PATH, 0, PATIENT_S)
         while not stream.waiting():

@@ -31,7 +31,7 @@ def opened(code: str, capacity_bytes: int = 4096) -> tuple[StdioStream, Stream]:
     store = StdioStreams([sys.executable, "-c", code])
     backend = store.open("id", capacity_bytes)
     assert isinstance(backend, StdioStream)
-    return backend, Stream(backend, store)
+    return backend, Stream(backend)
 
 
 def pid_said(stream: Stream) -> int:
@@ -126,6 +126,6 @@ def test_a_program_that_is_not_there_is_an_error():
 
 def test_arguments_are_handed_over_without_a_shell():
     store = StdioStreams(["echo", "$HOME; exit 1"])
-    stream = Stream(store.open("id", 4096), store)
+    stream = Stream(store.open("id", 4096))
     assert stream.read(PATH, 0, PATIENT_S) == b"$HOME; exit 1"
     stream.close(StorageError, PATH, "over")
