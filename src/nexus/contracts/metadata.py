@@ -55,6 +55,7 @@ class FileMetadata(msgspec.Struct, frozen=True, array_like=True, omit_defaults=F
     run_id: str | None = None
     attributes: dict[str, Any] = {}
     mount: dict[str, Any] | None = None
+    channel_id: str | None = None
 
 
 class StreamMessage(bytes):

@@ -81,9 +81,10 @@ class StreamStore(ABC):
     name: str
 
     @abstractmethod
-    def open(self, stream_id: str, capacity_bytes: int) -> StreamBackend:
+    def open(self, stream_id: str, capacity_bytes: int, *, strict: bool = False) -> StreamBackend:
         """Return the stream with an id, made when absent. One object at a time has it open.
 
+        With ``strict`` a message is synced before it is acknowledged, where it is stored at all.
         Errors: StorageError; CorruptionError where what is stored is no stream of this id.
         """
 

@@ -27,7 +27,6 @@ from nexus.core.stream_manager import DEFAULT_STREAM_BYTES, Stream, StreamManage
 
 MIN_CHANNEL_BYTES: Final = 64
 MAX_CHANNEL_BYTES: Final = 1 << 30
-_ID_PREFIX: Final = "ch:"
 
 
 class Channel(ABC):
@@ -122,9 +121,9 @@ class StreamChannel(Channel):
 class Channels:
     """The open channels of one volume. Shared by all threads."""
 
-    def __init__(self, streams: StreamStore | None) -> None:
+    def __init__(self, streams: StreamStore | None, *, strict: bool) -> None:
         self._pipes = PipeManager()
-        self._streams = None if streams is None else StreamManager(streams)
+        self._streams = None if streams is None else StreamManager(streams, strict=strict)
         self._open: dict[str, Channel] = {}
 
     def check_kind(self, path: str, kind: int) -> None:
@@ -134,17 +133,17 @@ class Channels:
 
     def find(self, meta: FileMetadata) -> Channel | None:
         """Return the channel of a record where it is open."""
-        return self._open.get(meta.etag)
+        return self._open.get(_id_of(meta))
 
     def open(self, path: str, meta: FileMetadata) -> Channel:
         """Return the channel of a record that is there as long as the caller's lock is held.
 
         Errors: those of the stream's store; NotSupportedError; ClosedError.
         """
-        channel = self._open.get(meta.etag)
+        channel_id = _id_of(meta)
+        channel = self._open.get(channel_id)
         if channel is not None:
             return channel
-        channel_id = meta.etag.removeprefix(_ID_PREFIX)
         if meta.entry_type == DT_PIPE:
             channel = PipeChannel(self._pipes.open(channel_id, meta.size))
         elif self._streams is None:
@@ -152,15 +151,15 @@ class Channels:
         else:
             stream = self._streams.open(channel_id, meta.size)
             channel = StreamChannel(stream, self._streams.store.name)
-        return self._open.setdefault(meta.etag, channel)
+        return self._open.setdefault(channel_id, channel)
 
     def remove(self, path: str, meta: FileMetadata) -> None:
         """End the channel of a record that is gone, with what is stored of it.
 
         Errors: StorageError, with the channel ended all the same.
         """
-        self._open.pop(meta.etag, None)
-        channel_id = meta.etag.removeprefix(_ID_PREFIX)
+        channel_id = _id_of(meta)
+        self._open.pop(channel_id, None)
         if meta.entry_type == DT_PIPE:
             self._pipes.remove(channel_id, path)
         elif self._streams is not None:
@@ -179,18 +178,24 @@ class Channels:
 
 
 def new_channel_id() -> str:
-    """Return what the record of a new channel names it by, where a file names its content."""
-    return _ID_PREFIX + secrets.token_hex(16)
+    """Return what the record of a new channel names it by."""
+    return secrets.token_hex(16)
 
 
-def capacity_of(path: str, kind: int, attrs: Mapping[str, Any]) -> int:
-    """Return the capacity that a channel is to have. Errors: InvalidArgumentError."""
+def _id_of(meta: FileMetadata) -> str:
+    assert meta.channel_id is not None
+    return meta.channel_id
+
+
+def capacity_of(path: str, kind: int, attrs: Mapping[str, Any]) -> int | None:
+    """Return the capacity that is asked for, None where none is. Errors: InvalidArgumentError."""
     unknown = sorted(set(attrs) - {"capacity_bytes"})
     name = ENTRY_TYPE_NAMES[kind]
     if unknown:
         raise InvalidArgumentError("setattr", path, f"{unknown[0]}: no attribute of a new {name}")
-    default = DEFAULT_PIPE_BYTES if kind == DT_PIPE else DEFAULT_STREAM_BYTES
-    capacity = attrs.get("capacity_bytes", default)
+    capacity = attrs.get("capacity_bytes")
+    if capacity is None:
+        return None
     if type(capacity) is not int or not MIN_CHANNEL_BYTES <= capacity <= MAX_CHANNEL_BYTES:
         raise InvalidArgumentError(
             "setattr",
@@ -199,6 +204,11 @@ def capacity_of(path: str, kind: int, attrs: Mapping[str, Any]) -> int:
             f"and {MAX_CHANNEL_BYTES}",
         )
     return capacity
+
+
+def default_capacity(kind: int) -> int:
+    """Return the capacity of a channel that is made without one."""
+    return DEFAULT_PIPE_BYTES if kind == DT_PIPE else DEFAULT_STREAM_BYTES
 
 
 def _check_no_offset(operation: str, path: str, offset: int) -> None:

@@ -333,6 +333,7 @@ class Transaction:
         self._changes: dict[InodeTable, dict[str, Change]] = {}
         self._events: list[FileEvent] = []
         self._on_finish: list[Callable[[], None]] = []
+        self._on_commit: list[Callable[[], None]] = []
 
     def __enter__(self) -> Transaction:
         return self
@@ -344,6 +345,10 @@ class Transaction:
     def on_finish(self, callback: Callable[[], None]) -> None:
         """Call back when the transaction's block is left, committed or not."""
         self._on_finish.append(callback)
+
+    def on_commit(self, callback: Callable[[], None]) -> None:
+        """Call back once everything is committed, while the caller's locks are still held."""
+        self._on_commit.append(callback)
 
     def get(self, table: InodeTable, path: str) -> FileMetadata | None:
         """Return the metadata at a path as this transaction would leave it."""
@@ -397,6 +402,8 @@ class Transaction:
         finally:
             for table, changes in self._changes.items():
                 table.end(changes, by_key)
+        for callback in self._on_commit:
+            callback()
         return revision
 
     def _stage(self, table: InodeTable, path: str, change: Change) -> None:

@@ -175,8 +175,9 @@ def _heard(path: str, news: bool | None) -> None:
 class StreamManager:
     """The streams of one store, by id. Shared by all threads."""
 
-    def __init__(self, store: StreamStore) -> None:
+    def __init__(self, store: StreamStore, *, strict: bool) -> None:
         self.store = store
+        self._strict = strict
         self._mutex = threading.Lock()
         self._streams: dict[str, Stream] = {}  # this and all below guarded by _mutex
         self._closed: str | None = None
@@ -191,7 +192,7 @@ class StreamManager:
                 raise ClosedError("stream", None, self._closed)
             stream = self._streams.get(stream_id)
             if stream is None:
-                stream = Stream(self.store.open(stream_id, capacity_bytes))
+                stream = Stream(self.store.open(stream_id, capacity_bytes, strict=self._strict))
                 self._streams[stream_id] = stream
             return stream
 

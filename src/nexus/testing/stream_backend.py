@@ -52,6 +52,9 @@ class StreamBackendSuite:
     binary: ClassVar[bool] = True
     """A message may hold any bytes."""
 
+    strict: ClassVar[bool] = False
+    """Streams are opened so that each message is synced."""
+
     @abstractmethod
     def make(self, folder: Path) -> StreamStore:
         """Return a place for streams beneath an empty folder, or the one that is there."""
@@ -67,7 +70,7 @@ class StreamBackendSuite:
         _close(stream)
 
     def _open(self, store: StreamStore) -> Stream:
-        return Stream(store.open(_ID, _CAPACITY_BYTES))
+        return Stream(store.open(_ID, _CAPACITY_BYTES, strict=self.strict))
 
     # -- reading at offsets -------------------------------------------------------------------
 

@@ -43,11 +43,8 @@ class TestDurableStreams(StreamBackendSuite):
         return DurableStreams(f"{folder}/streams", disk=Disk())
 
 
-class TestStrictStreams(StreamBackendSuite):
-    persistent = True
-
-    def make(self, folder: Path) -> StreamStore:
-        return DurableStreams(f"{folder}/streams", disk=Disk(), strict=True)
+class TestStrictStreams(TestDurableStreams):
+    strict = True
 
 
 @pytest.fixture

@@ -319,12 +319,11 @@ class DurableStreams(StreamStore):
 
     name = "durable"
 
-    def __init__(self, root: str, *, disk: Disk, strict: bool = False) -> None:
+    def __init__(self, root: str, *, disk: Disk) -> None:
         self._root = root
         self._disk = disk
-        self._strict = strict
 
-    def open(self, stream_id: str, capacity_bytes: int) -> StreamBackend:
+    def open(self, stream_id: str, capacity_bytes: int, *, strict: bool = False) -> StreamBackend:
         try:
             os.makedirs(self._root, mode=0o700, exist_ok=True)
         except OSError as error:
@@ -334,7 +333,7 @@ class DurableStreams(StreamStore):
             stream_id,
             capacity_bytes,
             disk=self._disk,
-            strict=self._strict,
+            strict=strict,
         )
 
     def remove(self, stream_id: str) -> None:

@@ -90,7 +90,7 @@ class MemoryStreams(StreamStore):
 
     name = "memory"
 
-    def open(self, stream_id: str, capacity_bytes: int) -> StreamBackend:
+    def open(self, stream_id: str, capacity_bytes: int, *, strict: bool = False) -> StreamBackend:
         return StreamBuffer(capacity_bytes)
 
     def remove(self, stream_id: str) -> None:

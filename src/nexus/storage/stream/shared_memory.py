@@ -33,7 +33,13 @@ from typing import Final, NamedTuple
 
 import xxhash
 
-from nexus.contracts.errors import ClosedError, CorruptionError, NexusError, StreamOffsetError
+from nexus.contracts.errors import (
+    AccessDeniedError,
+    ClosedError,
+    CorruptionError,
+    NexusError,
+    StreamOffsetError,
+)
 from nexus.contracts.stream_backend import RECORD_BYTES, StreamBackend, StreamInfo, StreamStore
 from nexus.lib.disk import Disk, storage_error
 from nexus.storage.stream.charging import charge
@@ -297,10 +303,15 @@ class SharedMemoryStreams(StreamStore):
         self._folder = folder
         self._disk = disk
 
-    def open(self, stream_id: str, capacity_bytes: int) -> StreamBackend:
+    def open(self, stream_id: str, capacity_bytes: int, *, strict: bool = False) -> StreamBackend:
         path = f"{self._folder}/{stream_id}"
         try:
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            if os.stat(self._folder).st_uid != os.geteuid():
+                # Whoever owns the folder can put files of theirs in place of the stream's.
+                raise AccessDeniedError("open", self._folder, "the folder is another user's")
+        except NexusError:
+            raise
         except OSError as error:
             raise storage_error("open", None, error) from error
         return SharedMemoryStream(path, stream_id, capacity_bytes, disk=self._disk)

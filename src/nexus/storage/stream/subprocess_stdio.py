@@ -188,7 +188,7 @@ class StdioStreams(StreamStore):
     def __init__(self, command: Sequence[str]) -> None:
         self._command = tuple(command)
 
-    def open(self, stream_id: str, capacity_bytes: int) -> StreamBackend:
+    def open(self, stream_id: str, capacity_bytes: int, *, strict: bool = False) -> StreamBackend:
         return StdioStream(self._command, capacity_bytes)
 
     def remove(self, stream_id: str) -> None:
