@@ -29,10 +29,12 @@ class BoundFilesystem(NexusFilesystem):
         offset: int = 0,
         *,
         version: int | None = None,
+        timeout: float | None = None,
         context: OperationContext | None = None,
     ) -> bytes:
+        context = context or self._context
         return self._target.sys_read(
-            path, count, offset, version=version, context=context or self._context
+            path, count, offset, version=version, timeout=timeout, context=context
         )
 
     def sys_write(
@@ -43,11 +45,27 @@ class BoundFilesystem(NexusFilesystem):
         offset: int = 0,
         *,
         precondition: Precondition | None = None,
+        timeout: float | None = None,
         context: OperationContext | None = None,
     ) -> Stat:
+        context = context or self._context
         return self._target.sys_write(
-            path, buf, count, offset, precondition=precondition, context=context or self._context
+            path, buf, count, offset, precondition=precondition, timeout=timeout, context=context
         )
+
+    async def _read_async(
+        self,
+        path: str,
+        offset: int,
+        timeout: float | None,
+        context: OperationContext | None,
+    ) -> bytes:
+        return await self._target._read_async(path, offset, timeout, context or self._context)
+
+    async def _write_async(
+        self, path: str, buf: Buffer, timeout: float | None, context: OperationContext | None
+    ) -> Stat:
+        return await self._target._write_async(path, buf, timeout, context or self._context)
 
     def sys_stat(
         self, path: str, include_lock: bool = False, *, context: OperationContext | None = None

@@ -20,11 +20,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from nexus.contracts.errors import InvalidArgumentError, NotSupportedError
+from nexus.contracts.filesystem.syscalls import Precondition
 from nexus.contracts.metadata import DT_PIPE, ENTRY_TYPE_NAMES, FileMetadata
 from nexus.contracts.stream_backend import StreamStore
 from nexus.core.pipe_manager import DEFAULT_PIPE_BYTES, Pipe, PipeManager
 from nexus.core.stream_manager import DEFAULT_STREAM_BYTES, Stream, StreamManager
 
+_LONGEST_WAIT_S: Final = 1e9
 MIN_CHANNEL_BYTES: Final = 64
 MAX_CHANNEL_BYTES: Final = 1 << 30
 
@@ -216,3 +218,35 @@ def _check_no_offset(operation: str, path: str, offset: int) -> None:
         raise InvalidArgumentError(
             operation, path, f"offset {offset}: a pipe gives its first message, whichever that is"
         )
+
+
+def wait_limit(operation: str, path: str, timeout: float | None) -> float | None:
+    """Return a timeout in seconds, None for none. Errors: InvalidArgumentError."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+        reason = f"timeout is {timeout!r}, not a number of seconds"
+        raise InvalidArgumentError(operation, path, reason)
+    return min(float(timeout), _LONGEST_WAIT_S)
+
+
+def check_message_read(path: str, count: int | None, version: int | None) -> None:
+    """Raise InvalidArgumentError for what has no meaning where messages are read."""
+    if count is not None:
+        raise InvalidArgumentError("read", path, f"count={count}: a message is read whole")
+    if version is not None:
+        raise InvalidArgumentError("read", path, f"version={version}: messages have no versions")
+
+
+def check_message_write(path: str, offset: int, precondition: Precondition | None) -> None:
+    """Raise InvalidArgumentError for what has no meaning where messages are written."""
+    if offset:
+        raise InvalidArgumentError("write", path, f"offset={offset}: a message goes to the end")
+    if precondition is not None:
+        raise InvalidArgumentError("write", path, "a message is written without a precondition")
+
+
+def no_channel(operation: str, path: str) -> NotSupportedError:
+    """Return the error for waiting on what carries no messages."""
+    reason = "is no pipe and no stream, so there is nothing to wait for"
+    return NotSupportedError(operation, path, reason, hint="create one with sys_setattr")

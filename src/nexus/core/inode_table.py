@@ -369,6 +369,11 @@ class Transaction:
         """Remove the record of a path, as read before."""
         self._changes.setdefault(table, {})[path] = Change(table.key(path), None, inode)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not (self._changes or self._events)
+
     def event(self, event: FileEvent) -> None:
         """Add a journal entry to the commit."""
         self._events.append(event)

@@ -42,6 +42,7 @@ from nexus.contracts.lock_manager import (
     LockRequest,
 )
 from nexus.contracts.metadata import (
+    CHANNEL_TYPES,
     DT_DIR,
     DT_MOUNT,
     DT_REG,
@@ -53,6 +54,14 @@ from nexus.contracts.metadata import (
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import Content, ContentStoreABC
 from nexus.core.bound import BoundFilesystem
+from nexus.core.channels import (
+    Channel,
+    capacity_of,
+    check_message_read,
+    check_message_write,
+    no_channel,
+    wait_limit,
+)
 from nexus.core.collector import Collector
 from nexus.core.inode_table import Transaction
 from nexus.core.lock_manager import LocalLockManager, stale_token
@@ -149,6 +158,7 @@ class NexusFS(NexusFilesystem):
         offset: int = 0,
         *,
         version: int | None = None,
+        timeout: float | None = None,
         context: OperationContext | None = None,
     ) -> bytes:
         path = normalize("read", path)
@@ -156,6 +166,10 @@ class NexusFS(NexusFilesystem):
             _check_range("read", path, count, offset)
         zone_id = (context or self._context).zone_id
         volume, relative = self._route("read", path, zone_id)
+        channel = self._channel("read", path, zone_id)
+        if channel is not None:
+            check_message_read(path, count, version)
+            return channel.read(path, offset, wait_limit("read", path, timeout))
         if volume.immutable_content:
             return volume.read("read", relative, count, offset, version)
         with self.locks.read(_lock_key(zone_id, path)):
@@ -170,6 +184,7 @@ class NexusFS(NexusFilesystem):
         offset: int = 0,
         *,
         precondition: Precondition | None = None,
+        timeout: float | None = None,
         context: OperationContext | None = None,
     ) -> Stat:
         path = normalize("write", path)
@@ -184,12 +199,57 @@ class NexusFS(NexusFilesystem):
         if offset + len(data) > MAX_WRITE_END:
             raise InvalidArgumentError("write", path, f"the end is past {MAX_WRITE_END} bytes")
         actor = self._actor(context)
+        channel = self._channel("write", path, actor.context.zone_id)
+        if channel is not None:
+            check_message_write(path, offset, precondition)
+            return channel.write(path, bytes(data), wait_limit("write", path, timeout))
         with self._locked(actor, path), Transaction(self.store) as txn:
             volume, relative = self._route("write", path, actor.context.zone_id)
             self._require_lock(txn, "write", path, precondition, actor)
             answer = volume.write_at(txn, relative, data, offset, precondition, actor)
             answer["revision"] = txn.commit(durable=self._durable)
         return answer
+
+    def _channel(self, operation: str, path: str, zone_id: str) -> Channel | None:
+        """Return the pipe or stream at a path, opened where need be; None where none is.
+
+        Only opening takes a lock, so that nothing is opened that a call is removing.
+        """
+        volume, relative = self._route(operation, path, zone_id)
+        record = volume.channel_record(relative)
+        if record is None:
+            return None
+        channel = volume.channels.find(record)
+        if channel is not None:
+            return channel
+        with self.locks.read(_lock_key(zone_id, path)):
+            volume, relative = self._route(operation, path, zone_id)
+            record = volume.channel_record(relative)
+            return None if record is None else volume.channels.open(path, record)
+
+    async def _read_async(
+        self,
+        path: str,
+        offset: int,
+        timeout: float | None,
+        context: OperationContext | None,
+    ) -> bytes:
+        path = normalize("read", path)
+        _check_range("read", path, None, offset)
+        channel = self._channel("read", path, (context or self._context).zone_id)
+        if channel is None:
+            raise no_channel("read", path)
+        return await channel.read_async(path, offset, wait_limit("read", path, timeout))
+
+    async def _write_async(
+        self, path: str, buf: Buffer, timeout: float | None, context: OperationContext | None
+    ) -> Stat:
+        path = normalize("write", path)
+        message = bytes(_view("write", path, buf))
+        channel = self._channel("write", path, (context or self._context).zone_id)
+        if channel is None:
+            raise no_channel("write", path)
+        return await channel.write_async(path, message, wait_limit("write", path, timeout))
 
     def _write_many(
         self, requests: Sequence[WriteRequest], context: OperationContext | None
@@ -339,6 +399,10 @@ class NexusFS(NexusFilesystem):
         except PathNotFoundError:
             return None  # a zone in which nothing is mounted
         stat = volume.stat(relative)
+        if stat is not None and stat["entry_type"] in CHANNEL_TYPES:
+            channel = self._channel("stat", path, zone_id)
+            if channel is not None:
+                stat |= channel.describe()
         if include_lock and stat is not None:
             stat["locks"] = [hold.as_dict() for hold in self.advisory.holds(zone_id, path)]
         return stat
@@ -357,6 +421,8 @@ class NexusFS(NexusFilesystem):
             self._mount(path, attrs, actor)
         elif kind == DT_REG:
             self._make_file(path, attrs, actor)
+        elif kind in CHANNEL_TYPES:
+            self._make_channel(path, kind, attrs, actor)
         else:
             name = ENTRY_TYPE_NAMES[kind] if kind in range(len(ENTRY_TYPE_NAMES)) else repr(kind)
             raise bad_attribute(path, "entry_type", f"{name} cannot be created here")
@@ -389,6 +455,14 @@ class NexusFS(NexusFilesystem):
             volume, relative = self._route("mkdir", path, actor.context.zone_id)
             volume.create_directory(txn, relative, parents, exist_ok, actor)
             txn.commit(durable=self._durable)
+
+    def _make_channel(self, path: str, kind: int, attrs: dict[str, Any], actor: Actor) -> None:
+        capacity_bytes = capacity_of(path, kind, attrs)
+        with self._locked(actor, path), Transaction(self.store) as txn:
+            volume, relative = self._route("setattr", path, actor.context.zone_id)
+            volume.create_channel(txn, relative, kind, capacity_bytes, actor)
+            if not txn.is_empty:
+                txn.commit(durable=self._durable)
 
     def _make_file(self, path: str, attrs: dict[str, Any], actor: Actor) -> None:
         _check_no_more(path, attrs)

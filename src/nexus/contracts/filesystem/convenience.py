@@ -20,12 +20,20 @@ from nexus.contracts.errors import (
     ConflictError,
     InvalidArgumentError,
     LockTimeoutError,
+    NotSupportedError,
     PathNotDirectoryError,
     PathNotFoundError,
 )
 from nexus.contracts.filesystem.syscalls import Precondition, Syscalls, WriteRequest
 from nexus.contracts.lock_manager import DEFAULT_TTL_S, EXCLUSIVE, LockId
-from nexus.contracts.metadata import DT_DIR, Buffer, DirectoryPage, Stat
+from nexus.contracts.metadata import (
+    CHANNEL_TYPES,
+    DT_DIR,
+    DT_REG,
+    Buffer,
+    DirectoryPage,
+    Stat,
+)
 from nexus.contracts.object_store import PIECE_BYTES
 
 WALK_PAGE = 1000
@@ -135,6 +143,9 @@ class NexusFilesystem(Syscalls):
             stat = self.sys_stat(path, context=context)
             if stat is None:
                 raise PathNotFoundError("edit", path, "no such file")
+            if stat["entry_type"] in CHANNEL_TYPES:
+                # Reading would take a message, or wait for one.
+                raise NotSupportedError("edit", path, f"is a {stat['type']}, not a file")
             content = self.sys_read(path, context=context)
             try:
                 return self._replace_if_unchanged(path, stat, content, apply, context)
@@ -329,7 +340,7 @@ class NexusFilesystem(Syscalls):
             raise PathNotFoundError("grep", path, "no such file or directory")
         stats = self.walk(path, context=context) if start["is_directory"] else iter((start,))
         for stat in stats:
-            if stat["is_directory"]:
+            if stat["entry_type"] != DT_REG:
                 continue
             if match is None or match(stat["path"].rpartition("/")[2]):
                 yield stat

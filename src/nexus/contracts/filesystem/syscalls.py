@@ -61,6 +61,7 @@ class Syscalls(ABC):
         offset: int = 0,
         *,
         version: int | None = None,
+        timeout: float | None = None,
         context: OperationContext | None = None,
     ) -> bytes:
         """Return ``count`` bytes from ``offset`` (pread(2)); fewer, or none, at the end.
@@ -69,6 +70,12 @@ class Syscalls(ABC):
         still keeps. Errors: PathNotFoundError, PathIsDirectoryError, PathNotDirectoryError,
         InvalidArgumentError for a negative count or offset, CorruptionError, NotSupportedError
         for a version on a mount that keeps none.
+
+        Of a pipe it takes the first message; of a stream it returns the message at ``offset``, a
+        :class:`~nexus.contracts.metadata.StreamMessage`. Where there is none yet it waits, at most
+        ``timeout`` seconds: None without end, 0 not at all. A file never waits. Errors:
+        WouldBlock, WaitTimeoutError, StreamOffsetError, EndOfStreamError, InvalidArgumentError
+        for a count, PathNotFoundError and ClosedError for what goes away meanwhile.
         """
 
     @abstractmethod
@@ -80,6 +87,7 @@ class Syscalls(ABC):
         offset: int = 0,
         *,
         precondition: Precondition | None = None,
+        timeout: float | None = None,
         context: OperationContext | None = None,
     ) -> Stat:
         """Write ``count`` bytes of ``buf`` at ``offset`` into an existing file (pwrite(2)).
@@ -88,7 +96,28 @@ class Syscalls(ABC):
         the new file. Returns path, bytes_written, etag, version, size, modified_at, revision.
         Errors: PathNotFoundError when missing, PathIsDirectoryError, ConflictError,
         InvalidArgumentError, NoSpaceError, StorageFailedError.
+
+        To a pipe or a stream it is one message. A full pipe makes the writer wait, at most
+        ``timeout`` seconds, as sys_read does. Returns path, bytes_written and, for a stream, the
+        message's offset. Errors: WouldBlock, WaitTimeoutError, InvalidArgumentError for a message
+        over the capacity, an offset or a precondition.
         """
+
+    @abstractmethod
+    async def _read_async(
+        self,
+        path: str,
+        offset: int,
+        timeout: float | None,
+        context: OperationContext | None,
+    ) -> bytes:
+        """As :meth:`sys_read` of a pipe or a stream, holding no thread while it waits."""
+
+    @abstractmethod
+    async def _write_async(
+        self, path: str, buf: Buffer, timeout: float | None, context: OperationContext | None
+    ) -> Stat:
+        """As :meth:`sys_write` to a pipe or a stream, holding no thread while it waits."""
 
     @abstractmethod
     def sys_stat(
@@ -110,6 +139,8 @@ class Syscalls(ABC):
         since the epoch) and ``attributes`` (a mapping merged into the custom attributes; None
         removes one). ``entry_type=DT_DIR`` creates a directory, with ``exist_ok`` and
         ``parents``. ``entry_type=DT_MOUNT, backend=…`` mounts a driver object or a description.
+        ``entry_type=DT_PIPE`` and ``DT_STREAM`` create a pipe or a stream of ``capacity_bytes``;
+        where one is there already, they open it.
         Returns the stat after the change. Errors: PathNotFoundError (also for a missing
         parent), PathExistsError, PathNotDirectoryError, InvalidArgumentError for an unknown
         attribute or a value of the wrong type, BusyError.
