@@ -14,7 +14,17 @@ import typer
 from typer.core import TyperGroup
 
 from nexus import __version__
-from nexus.cli import doctor, files, listing, maintenance, mounts, settings, transfer, tree
+from nexus.cli import (
+    channels,
+    doctor,
+    files,
+    listing,
+    maintenance,
+    mounts,
+    settings,
+    transfer,
+    tree,
+)
 from nexus.cli.context import Options, output_of
 from nexus.cli.errors import (
     EXIT_INTERRUPTED,
@@ -153,4 +163,6 @@ for _panel, _commands in {
 
 app.command("import", rich_help_panel=_MOUNTS)(transfer.import_)
 app.command(rich_help_panel=_MOUNTS)(transfer.export)
+app.add_typer(channels.pipe, name="pipe", rich_help_panel="Messages")
+app.add_typer(channels.stream, name="stream", rich_help_panel="Messages")
 app.add_typer(settings.app, name="config", rich_help_panel=_UPKEEP)

@@ -19,6 +19,7 @@ from nexus.contracts.errors import (
     ContentNotFoundError,
     DataDirectoryLockedError,
     DirectoryNotEmptyError,
+    EndOfStreamError,
     InvalidArgumentError,
     InvalidPathError,
     LockTimeoutError,
@@ -31,6 +32,9 @@ from nexus.contracts.errors import (
     PathNotFoundError,
     ReadOnlyError,
     StorageError,
+    StreamOffsetError,
+    WaitTimeoutError,
+    WouldBlock,
 )
 
 EXIT_OK = 0
@@ -63,6 +67,10 @@ _EXIT_CODES: tuple[tuple[type[NexusError], int], ...] = (
     (ReadOnlyError, EXIT_DENIED),
     (DataDirectoryLockedError, EXIT_LOCKED),
     (LockTimeoutError, EXIT_LOCKED),
+    (WouldBlock, EXIT_LOCKED),
+    (WaitTimeoutError, EXIT_LOCKED),
+    (StreamOffsetError, EXIT_NOT_FOUND),
+    (EndOfStreamError, EXIT_NOT_FOUND),
 )
 
 
