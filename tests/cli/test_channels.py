@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def durable(nexus, monkeypatch):
-    monkeypatch.setenv("NEXUS_STREAM", "durable")
+    monkeypatch.setenv("NEXUS_STREAM", "durable_log")
     return nexus
 
 
@@ -61,7 +61,7 @@ def test_what_would_end_with_the_command_is_refused(nexus):
     nexus.ok("stream", "create", "/s")
     answer = nexus("stream", "write", "/s", "lost")
     assert answer.code == 2
-    assert "hint: nexus config set stream durable" in answer.stderr
+    assert "hint: nexus config set stream durable_log" in answer.stderr
     nexus.ok("write", "/f", "x")
     assert nexus("stream", "read", "/f").code == 2
     assert nexus("stream", "read", "/none").code == 3

@@ -404,13 +404,13 @@ def test_a_stream_in_memory_begins_anew_after_a_restart(tmp_path: Path):
 
 @pytest.mark.parametrize("durability", ["ordered", "strict"])
 def test_a_durable_stream_has_its_messages_after_a_restart(tmp_path: Path, durability: str):
-    config = {"stream": "durable", "durability": durability}
+    config = {"stream": "durable_log", "durability": durability}
     with on_disk(tmp_path, **config) as nx:
         nx.sys_write(stream(nx, "/s"), b"zero")
         nx.sys_write("/s", b"one")
         nx.sys_rename("/s", "/t")
     with on_disk(tmp_path, **config) as nx:
-        assert stat(nx, "/t")["stream"] == "durable"
+        assert stat(nx, "/t")["stream"] == "durable_log"
         assert nx.sys_read("/t", offset=1, timeout=0) == b"one"
         assert nx.sys_write("/t", b"two")["offset"] == 2
         nx.sync()
@@ -422,7 +422,7 @@ def test_a_durable_stream_has_its_messages_after_a_restart(tmp_path: Path, durab
 
 
 def test_the_mount_chooses_where_its_streams_are(tmp_path: Path):
-    backend = {"driver": "cas_local", "root": str(tmp_path / "store"), "stream": "durable"}
+    backend = {"driver": "cas_local", "root": str(tmp_path / "store"), "stream": "durable_log"}
     with on_disk(tmp_path) as nx:
         nx.sys_setattr("/m", entry_type=DT_MOUNT, backend=backend)
         nx.sys_write(stream(nx, "/m/s"), b"kept")
@@ -461,7 +461,7 @@ def test_a_stream_can_be_a_child_process(nx: NexusFilesystem):
     [
         ("nowhere", "no backend 'nowhere'"),
         (7, "neither a name nor a mapping"),
-        ("durable", "keeps nothing durable"),
+        ("durable_log", "keeps nothing durable"),
         ({"backend": "memory", "size": 1}, "unknown option 'size'"),
         ({"backend": "stdio"}, "command is None"),
         ({"backend": "stdio", "command": "rm -rf /"}, "not a list"),

@@ -166,7 +166,7 @@ def _kept_stream(nx: NexusFilesystem, operation: str, path: str) -> Stat:
             operation,
             path,
             "its messages are in memory, and end with each command",
-            hint="nexus config set stream durable, or a mount with another place for streams",
+            hint="nexus config set stream durable_log, or a mount with another place for streams",
         )
     return stat
 

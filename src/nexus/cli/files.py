@@ -80,8 +80,10 @@ def cat(
     """Print files, byte for byte, one after the other."""
     with session(ctx, as_json) as (nx, output):
         if output.as_json:
-            part = {"offset": offset, "count": count, "version": version}
-            data = [(path, b"".join(read_pieces(nx, path, **part))) for path in paths]
+            data = [
+                (path, b"".join(read_pieces(nx, path, offset=offset, count=count, version=version)))
+                for path in paths
+            ]
             output.listing([[content_of(path, content) for path, content in data]])
             return
         for path in paths:

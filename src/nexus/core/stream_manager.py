@@ -203,9 +203,9 @@ class StreamManager:
         """
         with self._mutex:
             stream = self._streams.pop(stream_id, None)
-            if stream is not None:
-                stream.close(PathNotFoundError, path, "the stream was removed")
-            self.store.remove(stream_id)
+        if stream is not None:  # which may take a while, where a child has to end
+            stream.close(PathNotFoundError, path, "the stream was removed")
+        self.store.remove(stream_id)
 
     def sync(self) -> None:
         """Make every stream durable. Errors: StorageError."""

@@ -16,7 +16,7 @@ from nexus.lib.disk import Disk
 from nexus.storage.stream.memory import MemoryStreams
 
 DEFAULT_STREAMS: Final = "memory"
-NAMES: Final = ("durable", "memory", "shared_memory", "stdio")
+NAMES: Final = ("durable_log", "memory", "shared_memory", "stdio")
 FOLDER: Final = "streams"
 """Where a content store on a disk keeps durable streams, beside its objects."""
 _SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - files go into a folder of the user's own
@@ -37,7 +37,7 @@ def open_streams(
     store: StreamStore
     if name == "memory":
         store = MemoryStreams()
-    elif name == "durable":
+    elif name == "durable_log":
         store = _durable(root, disk)
     elif name == "shared_memory":
         folder = _folder(options.pop("folder", None))

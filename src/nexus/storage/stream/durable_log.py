@@ -317,7 +317,7 @@ def _first_of(name: str) -> int:
 class DurableStreams(StreamStore):
     """Durable streams beneath a folder, each in a folder named by its id."""
 
-    name = "durable"
+    name = "durable_log"
 
     def __init__(self, root: str, *, disk: Disk) -> None:
         self._root = root
