@@ -421,6 +421,24 @@ def test_a_durable_stream_has_its_messages_after_a_restart(tmp_path: Path, durab
     assert list((tmp_path / "data" / "content" / "streams").iterdir()) == []
 
 
+def test_a_collection_removes_the_stream_of_a_record_that_is_gone(tmp_path: Path):
+    with on_disk(tmp_path, stream="durable_log") as nx:
+        nx.sys_write(stream(nx, "/kept"), b"kept")
+        nx.sys_write(stream(nx, "/renamed"), b"kept too")
+        nx.sys_rename("/renamed", "/also")
+        left = tmp_path / "data" / "content" / "streams" / ("0" * 32)
+        left.mkdir()
+        (left / ("0" * 20 + ".log")).write_bytes(b"12345")
+        for dry_run in (True, False):
+            report = collect(nx, retention_s=0, grace_s=0, dry_run=dry_run)
+            assert (report.leftovers_removed, report.leftover_bytes) == (1, 5)
+            assert left.exists() == dry_run
+        assert (nx.sys_read("/kept", timeout=0), nx.sys_read("/also", timeout=0)) == (
+            b"kept",
+            b"kept too",
+        )
+
+
 def test_the_mount_chooses_where_its_streams_are(tmp_path: Path):
     backend = {"driver": "cas_local", "root": str(tmp_path / "store"), "stream": "durable_log"}
     with on_disk(tmp_path) as nx:

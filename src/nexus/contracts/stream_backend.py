@@ -7,7 +7,7 @@ counterpart: an append-only file, read by record.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 RECORD_BYTES: Final = 32
@@ -91,3 +91,7 @@ class StreamStore(ABC):
     @abstractmethod
     def remove(self, stream_id: str) -> None:
         """Remove what is stored of a stream that is not open. Absent is fine."""
+
+    def stored(self) -> Mapping[str, int]:
+        """Return the ids of what is stored here for this mount alone, with their bytes."""
+        return {}

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from nexus.contracts.errors import InvalidArgumentError, NotSupportedError
 from nexus.contracts.filesystem.syscalls import Precondition
 from nexus.contracts.metadata import DT_PIPE, ENTRY_TYPE_NAMES, FileMetadata
+from nexus.contracts.object_store import Leftovers
 from nexus.contracts.stream_backend import StreamStore
 from nexus.core.pipe_manager import DEFAULT_PIPE_BYTES, Pipe, PipeManager
 from nexus.core.stream_manager import DEFAULT_STREAM_BYTES, Stream, StreamManager
@@ -166,6 +167,22 @@ class Channels:
             self._pipes.remove(channel_id, path)
         elif self._streams is not None:
             self._streams.remove(channel_id, path)
+
+    def remove_leftovers(self, named: Iterable[FileMetadata], *, dry_run: bool) -> Leftovers:
+        """Remove stored streams that no record names: a kill came between their two ends.
+
+        ``named`` has every record that was there when this was called. A record is committed
+        before its stream is opened, so a stream being made is none of them.
+        """
+        stored = {} if self._streams is None else dict(self._streams.store.stored())
+        if self._streams is None or not stored:
+            return Leftovers(0, 0)
+        for meta in named:
+            stored.pop(meta.channel_id or "", None)
+        if not dry_run:
+            for stream_id in stored:
+                self._streams.store.remove(stream_id)
+        return Leftovers(len(stored), sum(stored.values()))
 
     def sync(self) -> None:
         """Make every stream durable. Errors: StorageError."""

@@ -456,7 +456,14 @@ class InodeVolume(TreeVolume):
         return self._content
 
     def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool) -> Leftovers:
-        return self._content.remove_leftovers(untouched_since_ns, dry_run=dry_run)
+        content = self._content.remove_leftovers(untouched_since_ns, dry_run=dry_run)
+        streams = self.channels.remove_leftovers(self._all_records(), dry_run=dry_run)
+        return Leftovers(content.entries + streams.entries, content.size_bytes + streams.size_bytes)
+
+    def _all_records(self) -> Iterator[FileMetadata]:
+        # Current ones first: one that a rename moves past them has left a version record then.
+        yield from (inode.meta for _, inode in self.table.all_current())
+        yield from (version.meta for version in self.table.all_versions() if version.meta)
 
     def sync(self) -> None:
         self._content.sync()

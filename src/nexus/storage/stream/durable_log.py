@@ -24,6 +24,7 @@ import os
 import threading
 from array import array
 from bisect import bisect_right
+from collections.abc import Mapping
 from typing import Final
 
 from nexus.contracts.errors import (
@@ -314,6 +315,11 @@ def _first_of(name: str) -> int:
     return int(stem)
 
 
+def _size_of(folder: str) -> int:
+    with os.scandir(folder) as files:
+        return sum(file.stat().st_size for file in files)
+
+
 class DurableStreams(StreamStore):
     """Durable streams beneath a folder, each in a folder named by its id."""
 
@@ -335,6 +341,15 @@ class DurableStreams(StreamStore):
             disk=self._disk,
             strict=strict,
         )
+
+    def stored(self) -> Mapping[str, int]:
+        try:
+            with os.scandir(self._root) as folders:
+                return {folder.name: _size_of(folder.path) for folder in folders}
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise storage_error("list", None, error) from error
 
     def remove(self, stream_id: str) -> None:
         folder = f"{self._root}/{stream_id}"
