@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from nexus import __version__
-from nexus.cli import doctor, files, listing, maintenance, mounts, settings, transfer, tree
+from nexus.cli import doctor, files, listing, locks, maintenance, mounts, settings, transfer, tree
 from nexus.cli.context import Options, output_of
 from nexus.cli.errors import (
     EXIT_INTERRUPTED,
@@ -132,6 +132,7 @@ def common(
 
 
 _FILES, _TREES, _MOUNTS, _UPKEEP = "Files", "Listings", "Mounts and transfer", "Upkeep"
+_TOGETHER = "Working together"
 
 for _panel, _commands in {
     _FILES: (
@@ -145,6 +146,7 @@ for _panel, _commands in {
         files.mkdir,
     ),
     _TREES: (listing.ls, tree.tree, listing.glob, listing.grep, listing.log),
+    _TOGETHER: (locks.lock, locks.unlock, locks.locks),
     _MOUNTS: (mounts.mount, mounts.unmount, mounts.mounts),
     _UPKEEP: (maintenance.fsck, maintenance.gc, doctor.doctor),
 }.items():
