@@ -22,6 +22,7 @@ exception a Python programmer would catch, with ``errno`` and ``filename`` set::
     |-- ConflictError               BlockingIOError           EAGAIN
     |-- LockTimeoutError            TimeoutError              ETIMEDOUT
     |-- LockOrderError              RuntimeError              EDEADLK
+    |-- EventsLost                  OSError                   EOVERFLOW
     |-- DataDirectoryLockedError    BlockingIOError           EWOULDBLOCK
     `-- StorageError                OSError                   EIO
         |-- NoSpaceError                                      ENOSPC
@@ -181,6 +182,31 @@ class LockOrderError(NexusError, RuntimeError):
     """Locks were taken in a forbidden order; only with ``NEXUS_DEBUG_LOCK_ORDER=1``."""
 
     code = _errno.EDEADLK
+
+
+class EventsLost(NexusError, OSError):
+    """The journal does not go back to where a watch wants to go on: events are missing.
+
+    ``revision`` is the present one. Look at what is there now, then watch from it.
+    """
+
+    code = _errno.EOVERFLOW
+
+    def __init__(
+        self,
+        operation: str,
+        path: str | None,
+        reason: str,
+        *,
+        hint: str | None = None,
+        revision: int = 0,
+    ) -> None:
+        super().__init__(operation, path, reason, hint=hint)
+        self.revision = revision
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild, arguments = super().__reduce__()
+        return rebuild, arguments, {"revision": self.revision}
 
 
 class DataDirectoryLockedError(NexusError, BlockingIOError):

@@ -107,7 +107,8 @@ class Collector:
             batch.append(record)
             report.journal_entries += 1
             if len(batch) == _BATCH:
-                self._drop(batch, record.revision, report)
+                # Of this revision there may be more events, so it does not count as kept.
+                self._drop(batch, record.revision + 1, report)
                 progress("journal", report.journal_entries)
         self._drop(batch, keep_from, report)
         return keep_from

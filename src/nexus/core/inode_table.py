@@ -397,6 +397,8 @@ class Transaction:
         finally:
             for table, changes in self._changes.items():
                 table.end(changes, by_key)
+        if self._events:
+            self._store.announce(self._events)
         return revision
 
     def _stage(self, table: InodeTable, path: str, change: Change) -> None:
@@ -422,16 +424,23 @@ def journal_records(
     """
     start = b"J" + revision_key(after[0]) + after[1].to_bytes(4, "big") if after[0] else b""
     for record in store.iterate(b"J", start):
-        yield (
-            record,
-            msgspec.structs.replace(_decode_event(record.payload), revision=record.revision),
-        )
+        yield record, event_of(record)
 
 
-def journal(store: SealedStore, after: tuple[int, int] = (0, 0)) -> Iterator[tuple[int, FileEvent]]:
-    """Yield (sequence within its revision, event) of the journal; see :func:`journal_records`."""
-    for record, event in journal_records(store, after):
-        yield int.from_bytes(record.key[-4:], "big"), event
+def event_of(record: Sealed) -> FileEvent:
+    """Return the event of a journal record. Errors: CorruptionError."""
+    try:
+        event = _decode_event(record.payload)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise CorruptionError("metastore", None, f"record {record.key!r}: {error}") from error
+    sequence = int.from_bytes(record.key[-4:], "big")
+    return msgspec.structs.replace(event, revision=record.revision, sequence=sequence)
+
+
+def journal(store: SealedStore, after: tuple[int, int] = (0, 0)) -> Iterator[FileEvent]:
+    """Yield the events of the journal; see :func:`journal_records`."""
+    for _, event in journal_records(store, after):
+        yield event
 
 
 class ParsedKey(NamedTuple):

@@ -32,7 +32,9 @@ from nexus.contracts.errors import (
     PathNotFoundError,
     StorageError,
 )
+from nexus.contracts.file_events import FileEvent
 from nexus.contracts.filesystem import NexusFilesystem, Precondition, WriteRequest
+from nexus.contracts.filesystem.syscalls import WATCH_TIMEOUT_S
 from nexus.contracts.lock_manager import (
     DEFAULT_TTL_S,
     EXCLUSIVE,
@@ -53,6 +55,7 @@ from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import Content, ContentStoreABC
 from nexus.core.bound import BoundFilesystem
 from nexus.core.collector import Collector
+from nexus.core.file_watcher import FileWatcher
 from nexus.core.inode_table import Transaction
 from nexus.core.lock_manager import LocalLockManager, stale_token
 from nexus.core.mounts import Mount, MountManager, OpenDriver
@@ -116,6 +119,8 @@ class NexusFS(NexusFilesystem):
         self.router: VFSRouter[Mount] = VFSRouter()
         self.locks = make_vfs_locks(lock_timeout_s)
         self.advisory: LockManagerABC = LocalLockManager(self.store, clock_ns, durable=durable)
+        self.watcher = FileWatcher(self.store)
+        self.locks.after_release = self.watcher.emit
         self.mounts = MountManager(self.router, self.store, open_driver, durable=durable)
         self.collector = Collector(self.store, self.volumes, clock_ns, self._sync, self.advisory)
         self._context = context
@@ -582,7 +587,7 @@ class NexusFS(NexusFilesystem):
         volume, relative = self._route("history", path, self._context.zone_id)
         return volume.versions(relative, after_revision)
 
-    # -- advisory locks -----------------------------------------------------------------------
+    # -- waiting: advisory locks and watches --------------------------------------------------
 
     def sys_lock(
         self,
@@ -631,6 +636,31 @@ class NexusFS(NexusFilesystem):
         if lock_id is None:
             raise InvalidArgumentError("unlock", path, "neither lock_id nor force is given")
         return self.advisory.release(zone_id, path, lock_id)
+
+    def sys_watch(
+        self,
+        path: str,
+        timeout: float = WATCH_TIMEOUT_S,
+        recursive: bool = False,
+        since: int | str | None = None,
+        *,
+        context: OperationContext | None = None,
+    ) -> FileEvent | None:
+        path = normalize("watch", path)
+        zone_id = (context or self._context).zone_id
+        return self.watcher.wait(zone_id, path, timeout, recursive, since)
+
+    async def _watch_async(
+        self,
+        path: str,
+        timeout: float,
+        recursive: bool,
+        since: int | str | None,
+        context: OperationContext | None,
+    ) -> FileEvent | None:
+        path = normalize("watch", path)
+        zone_id = (context or self._context).zone_id
+        return await self.watcher.wait_async(zone_id, path, timeout, recursive, since)
 
     def _lock_request(
         self,
@@ -693,6 +723,7 @@ class NexusFS(NexusFilesystem):
             while self._before_close:
                 self._before_close.pop()()
             self.advisory.close()
+            self.watcher.close()
             # Every call under way holds a lock beneath its zone's root.
             with self.locks.write(f"/{self._context.zone_id}"):
                 self._closed = True

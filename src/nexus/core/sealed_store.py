@@ -21,9 +21,9 @@ from __future__ import annotations
 import copy
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -140,6 +140,7 @@ class SealedStore:
         self._head_version = 0
         self.commits = 0  # of this process; guarded by _turn
         self._on_uncertain: list[Callable[[], None]] = []
+        self._on_announce: list[Callable[[Sequence[Any]], None]] = []
 
     @property
     def cacheable(self) -> bool:
@@ -149,6 +150,15 @@ class SealedStore:
     def on_uncertain(self, callback: Callable[[], None]) -> None:
         """Call back when a commit failed with an unknown outcome: drop what is cached."""
         self._on_uncertain.append(callback)
+
+    def on_announce(self, callback: Callable[[Sequence[Any]], None]) -> None:
+        """Call back, in the thread that committed, with what it announces of its commit."""
+        self._on_announce.append(callback)
+
+    def announce(self, events: Sequence[Any]) -> None:
+        """Tell listeners what a commit that has returned did; the types are the committer's."""
+        for callback in self._on_announce:
+            callback(events)
 
     def get(self, key: bytes) -> Sealed | None:
         """Return the record, or None where there is none. Errors: CorruptionError."""

@@ -2,7 +2,8 @@
 
 Layer: core. Unix counterpart: procfs. ``journal`` lists the committed changes, ``locks`` the
 advisory locks that are held, ``mounts`` the mount table, ``versions/PATH`` what history keeps of a
-path; all by ``sys_readdir``. Entries are made when asked for; nothing is stored here.
+path; all by ``sys_readdir``. Entries are made when asked for; nothing is stored here. The
+revision of ``journal`` is that of the last commit: where a watch begins.
 """
 
 from __future__ import annotations
@@ -79,24 +80,8 @@ class SysVolume(Volume):
         raise missing("readdir", self.absolute(relative))
 
     def _journal(self, after: tuple[int, ...]) -> Iterator[tuple[str, Stat]]:
-        for sequence, event in journal(self._store, (after[0], after[1])):
-            yield (
-                f"{event.revision}.{sequence}",
-                {
-                    "revision": event.revision,
-                    "kind": event.kind,
-                    "path": event.path,
-                    "new_path": event.new_path,
-                    "etag": event.etag,
-                    "size": event.size,
-                    "version": event.version,
-                    "user_id": event.user_id,
-                    "agent_id": event.agent_id,
-                    "run_id": event.run_id,
-                    "zone_id": event.zone_id,
-                    "timestamp": event.timestamp_ns / 1e9,
-                },
-            )
+        for event in journal(self._store, (after[0], after[1])):
+            yield event.cursor, event.as_dict()
 
     def _directory(self, relative: str) -> Stat:
         return {
@@ -121,6 +106,8 @@ class SysVolume(Volume):
         }
 
     def stat(self, relative: str) -> Stat | None:
+        if relative == "/journal":
+            return self._directory(relative) | {"revision": self._store.head().revision}
         if relative == "/" or relative[1:] in _DIRECTORIES:
             return self._directory(relative)
         return None

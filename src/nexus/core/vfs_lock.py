@@ -14,13 +14,14 @@ Invariants:
    admits no cycle even though a hold also covers what lies beneath. Plain string order does:
    ``/a-`` sorts between ``/a`` and ``/a/k``.
 
-Lock order: ``_mutex`` is a leaf; nothing is called while it is held.
+Lock order: ``_mutex`` is a leaf; nothing is called while it is held. ``after_release`` is called
+with nothing of this module held.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from nexus.contracts.errors import LockTimeoutError
@@ -73,12 +74,17 @@ class Hold:
 
     def release(self) -> None:
         """Give the lock back and wake who can go on."""
-        self._manager._release(self.path, self._ancestors, self._exclusive)
+        self._release()
+        self._manager.after_release()
 
     def __enter__(self) -> Hold:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self._manager._release(self.path, self._ancestors, self._exclusive)
+        self._manager.after_release()
+
+    def _release(self) -> None:
         self._manager._release(self.path, self._ancestors, self._exclusive)
 
 
@@ -96,7 +102,9 @@ class HoldSet:
     def release(self) -> None:
         """Give every lock back."""
         for hold in reversed(self._holds):
-            hold.release()
+            hold._release()
+        if self._holds:
+            self._holds[0]._manager.after_release()
 
     def __exit__(self, *exc_info: object) -> None:
         self.release()
@@ -110,6 +118,8 @@ class VFSLockManager:
 
     def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
+        self.after_release: Callable[[], None] = _nothing
+        """Called by a thread that has let go of what it took in one call."""
         self._mutex = threading.Lock()
         # All guarded by _mutex. _held counts readers, or is -1 for a writer; the two _below maps
         # count, for each directory, the holds (and the exclusive holds) somewhere beneath it.
@@ -277,6 +287,10 @@ class CheckedVFSLockManager(VFSLockManager):
     def _release(self, path: str, ancestors: list[str], exclusive: bool) -> None:
         super()._release(path, ancestors, exclusive)
         leaving(Level.IO)
+
+
+def _nothing() -> None:
+    pass
 
 
 def make_vfs_locks(timeout_s: float = DEFAULT_TIMEOUT_S) -> VFSLockManager:

@@ -23,7 +23,13 @@ from nexus.contracts.errors import (
     PathNotDirectoryError,
     PathNotFoundError,
 )
-from nexus.contracts.filesystem.syscalls import Precondition, Syscalls, WriteRequest
+from nexus.contracts.file_events import FileEvent
+from nexus.contracts.filesystem.syscalls import (
+    WATCH_TIMEOUT_S,
+    Precondition,
+    Syscalls,
+    WriteRequest,
+)
 from nexus.contracts.lock_manager import DEFAULT_TTL_S, EXCLUSIVE, LockId
 from nexus.contracts.metadata import DT_DIR, Buffer, DirectoryPage, Stat
 from nexus.contracts.object_store import PIECE_BYTES
@@ -392,6 +398,47 @@ class NexusFilesystem(Syscalls):
             raise ConflictError(
                 "unlock", path, "the lock ended before the block did", hint="take a longer ttl"
             )
+
+    # -- watching -----------------------------------------------------------------------------
+
+    def watch(
+        self,
+        path: str = "/",
+        recursive: bool = True,
+        since: int | str | None = None,
+        *,
+        timeout: float | None = None,
+        context: OperationContext | None = None,
+    ) -> Iterator[FileEvent]:
+        """Return an iterator of the events that concern a path, each as it comes, none missed.
+
+        Without ``since`` it begins with this call, not with the first step. It ends when nothing
+        came for ``timeout`` seconds; None waits on. Errors, while iterating: as sys_watch.
+        """
+        if since is None:
+            since = self._newest_revision(context)
+        return self._events(path, recursive, since, timeout, context)
+
+    def _newest_revision(self, context: OperationContext | None) -> int:
+        stat = self.sys_stat("/__sys__/journal", context=context)
+        return 0 if stat is None else int(stat["revision"])
+
+    def _events(
+        self,
+        path: str,
+        recursive: bool,
+        since: int | str,
+        timeout: float | None,
+        context: OperationContext | None,
+    ) -> Iterator[FileEvent]:
+        pause = WATCH_TIMEOUT_S if timeout is None else timeout
+        while True:
+            event = self.sys_watch(path, pause, recursive, since, context=context)
+            if event is not None:
+                since = event.cursor
+                yield event
+            elif timeout is not None:
+                return
 
     # -- history ------------------------------------------------------------------------------
 

@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from nexus.contracts.context import OperationContext
+from nexus.contracts.file_events import FileEvent
 from nexus.contracts.lock_manager import DEFAULT_TTL_S, EXCLUSIVE, LockId
 from nexus.contracts.metadata import Buffer, DirectoryPage, Stat
 from nexus.contracts.object_store import ContentStoreABC
+
+WATCH_TIMEOUT_S = 30.0
+"""How long :meth:`Syscalls.sys_watch` waits unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +215,36 @@ class Syscalls(ABC):
 
         Returns False where none was held. Errors: InvalidArgumentError without either.
         """
+
+    @abstractmethod
+    def sys_watch(
+        self,
+        path: str,
+        timeout: float = WATCH_TIMEOUT_S,
+        recursive: bool = False,
+        since: int | str | None = None,
+        *,
+        context: OperationContext | None = None,
+    ) -> FileEvent | None:
+        """Return the next event that concerns a path, or None after ``timeout`` s (inotify(7)).
+
+        It concerns the path itself, an entry of it, with ``recursive`` anything beneath, and the
+        moving, removal or mounting of a directory above. ``since`` is a revision, after which
+        nothing is missed, or the ``cursor`` of the last event; None begins now. Events come in
+        commit order. Errors: EventsLost when the journal does not go back that far,
+        InvalidArgumentError, ClosedError.
+        """
+
+    @abstractmethod
+    async def _watch_async(
+        self,
+        path: str,
+        timeout: float,
+        recursive: bool,
+        since: int | str | None,
+        context: OperationContext | None,
+    ) -> FileEvent | None:
+        """Return the next event as :meth:`sys_watch` does, waiting without a thread."""
 
     @abstractmethod
     def sync(self) -> None:
