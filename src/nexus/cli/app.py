@@ -14,7 +14,18 @@ import typer
 from typer.core import TyperGroup
 
 from nexus import __version__
-from nexus.cli import doctor, files, listing, locks, maintenance, mounts, settings, transfer, tree
+from nexus.cli import (
+    doctor,
+    files,
+    listing,
+    locks,
+    maintenance,
+    mounts,
+    settings,
+    transfer,
+    tree,
+    watch,
+)
 from nexus.cli.context import Options, output_of
 from nexus.cli.errors import (
     EXIT_INTERRUPTED,
@@ -146,7 +157,7 @@ for _panel, _commands in {
         files.mkdir,
     ),
     _TREES: (listing.ls, tree.tree, listing.glob, listing.grep, listing.log),
-    _TOGETHER: (locks.lock, locks.unlock, locks.locks),
+    _TOGETHER: (locks.lock, locks.unlock, locks.locks, watch.watch),
     _MOUNTS: (mounts.mount, mounts.unmount, mounts.mounts),
     _UPKEEP: (maintenance.fsck, maintenance.gc, doctor.doctor),
 }.items():
