@@ -21,6 +21,7 @@ SECTIONS = {
     "growth": "Growth",
     "startup": "Start-up",
     "primitives": "Primitives and other calls",
+    "waiting": "Waiting",
 }
 _HEADER = ("figure", "target", "measured", "against", "theirs", "ratio (spread)", "")
 _QUOTE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -159,7 +159,7 @@ def test_only_watches_that_a_change_concerns_are_woken():
 
     asyncio.run(scenario())
     assert sorted(woken) == ["//**", "/a", "/a/**", "/a/b"]
-    assert watcher._queues == {}
+    assert watcher.watched() == []
 
 
 def test_a_thousand_idle_tasks_hold_no_thread_and_all_are_woken(nx: NexusFS):
@@ -176,7 +176,7 @@ def test_a_thousand_idle_tasks_hold_no_thread_and_all_are_woken(nx: NexusFS):
 
     events = asyncio.run(scenario())
     assert {event.path for event in events} == {"/d"}
-    assert nx.watcher._queues == {}
+    assert nx.watcher.watched() == []
 
 
 def test_many_waiting_threads_are_all_woken(nx: NexusFS):
@@ -204,12 +204,12 @@ def test_a_cancelled_watch_leaves_nothing_behind(nx: NexusFS):
     async def scenario() -> None:
         wait = asyncio.create_task(nx._watch_async("/", PATIENT_S, True, None, None))
         await asyncio.wait([wait], timeout=0)
-        assert nx.watcher._queues
+        assert nx.watcher.watched() == ["/"]
         wait.cancel()
         await asyncio.wait([wait])
 
     asyncio.run(scenario())
-    assert nx.watcher._queues == {}
+    assert nx.watcher.watched() == []
 
 
 def test_a_zone_does_not_see_the_events_of_another(nx: NexusFS):

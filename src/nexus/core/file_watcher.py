@@ -156,6 +156,10 @@ class FileWatcher:
             finally:
                 self._leave(watch.interest, waiter)
 
+    def watched(self) -> list[str]:
+        """Return the paths that somebody waits for at the moment."""
+        return sorted({interest.path for interest in list(self._queues)})
+
     def close(self) -> None:
         """End every wait with ClosedError, and refuse to begin more. Idempotent."""
         with self._mutex:
