@@ -57,13 +57,13 @@ class LockRecord(msgspec.Struct, frozen=True, array_like=True):
 
     lock_id: str
     mode: str
-    max_holders: int | None
     ttl_ms: int
     acquired_at_ns: int
     expires_at_ns: int
     user_id: str
     agent_id: str | None = None
     run_id: str | None = None
+    max_holders: int | None = None
 
 
 _decode = msgspec.msgpack.Decoder(LockRecord).decode
@@ -350,13 +350,13 @@ def _record_of(request: LockRequest, lock_id: str, now_ns: int, expires_at_ns: i
     return LockRecord(
         lock_id,
         request.mode,
-        request.max_holders if request.mode == COUNTING else None,
         math.ceil(request.ttl_s * 1000),
         now_ns,
         expires_at_ns,
         context.user_id,
         context.agent_id,
         context.run_id,
+        request.max_holders if request.mode == COUNTING else None,
     )
 
 
