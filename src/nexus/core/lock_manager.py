@@ -22,9 +22,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -83,6 +82,8 @@ class LocalLockManager(LockManagerABC):
         # By name, then lock id; changed under the stripe of the name by replacing the inner
         # dict, so that readers need no lock. May still list what has expired.
         self._holds: dict[str, dict[str, LockHold]] = {}
+        # Names that may have records of holds that ended, beyond those in _holds.
+        self._stale: set[str] = set()
         self._restore()
 
     # -- acquiring ----------------------------------------------------------------------------
@@ -116,15 +117,17 @@ class LocalLockManager(LockManagerABC):
                 if lock_id not in live:
                     return None
                 record = _record_of(request, lock_id, self._clock_ns(), live[lock_id])
+                known = {i: h for i, h in self._holds.get(name, {}).items() if i in live}
                 mutation = Mutation()
-                for stale in self._records(name):
-                    if _decoded(stale).lock_id not in live:
-                        mutation.delete(stale)
+                if name in self._stale or len(known) < len(self._holds.get(name, ())):
+                    for ended in self._ended(name, live):
+                        mutation.delete(ended)
                 mutation.put_at_revision(_prefix(name), _encoded(record))
+                self._stale.add(name)  # until the outcome of the commit is known
                 token, _ = self._store.commit(mutation, durable=self._durable)
+                self._stale.discard(name)
                 hold = _hold_of(request.path, token, record)
-                known = self._holds.get(name, {})
-                self._holds[name] = {i: h for i, h in known.items() if i in live} | {lock_id: hold}
+                self._holds[name] = known | {lock_id: hold}
                 return hold
         except BaseException:
             self._semaphore.release(name, lock_id)
@@ -150,18 +153,17 @@ class LocalLockManager(LockManagerABC):
             mutation = Mutation()
             mutation.put(record.key, _encoded(changed), record)
             self._store.commit(mutation, durable=self._durable)
-            hold = replace(hold, expires_at=expires_at_ns / 1e9)
+            hold = hold._replace(expires_at=expires_at_ns / 1e9)
             self._holds[name] = self._holds[name] | {lock_id: hold}
             return hold
 
     def release(self, zone_id: str, path: str, lock_id: str) -> bool:
         name = _name(zone_id, path)
         with self._stripe(name):
-            if lock_id not in self._live(name):
-                return False
             hold = self._holds.get(name, {}).get(lock_id)
-            if hold is not None:
-                self._drop([self._store.get(_prefix(name) + revision_key(hold.token))])
+            if hold is None:
+                return False
+            self._drop([self._store.get(_prefix(name) + revision_key(hold.token))])
             self._forget(name, lock_id)
             return self._semaphore.release(name, lock_id)
 
@@ -177,13 +179,17 @@ class LocalLockManager(LockManagerABC):
         removed = 0
         for name in {_name_of(key) for key, _ in self._store.iterate_unverified(PREFIX)}:
             with self._stripe(name):
-                live = self._live(name)
-                dead = [r for r in self._records(name) if _decoded(r).lock_id not in live]
-                self._drop(dead)
-                for record in dead:
+                ended = self._ended(name, self._live(name))
+                self._drop(ended)
+                for record in ended:
                     self._forget(name, _decoded(record).lock_id)
-                removed += len(dead)
+                self._stale.discard(name)
+                removed += len(ended)
         return removed
+
+    def _ended(self, name: str, live: Mapping[str, int]) -> list[Sealed]:
+        """Return the records of holds that have ended."""
+        return [r for r in self._records(name) if _decoded(r).lock_id not in live]
 
     def _drop(self, records: Sequence[Sealed | None]) -> None:
         mutation = Mutation(reclaim=True)
@@ -232,13 +238,14 @@ class LocalLockManager(LockManagerABC):
         """Take up the holds of earlier processes; a damaged record holds nothing until fsck."""
         now_ns = self._clock_ns()
         for key, sealed in self._store.iterate_unverified(PREFIX):
+            name = _name_of(key)
+            self._stale.add(name)
             if sealed is None:
                 continue
             record = _decoded(sealed)
             # After a clock that was set back, no hold lasts longer than it was granted for.
             expires_at_ns = min(record.expires_at_ns, now_ns + record.ttl_ms * 1_000_000)
             if expires_at_ns > now_ns:
-                name = _name_of(key)
                 hold = _hold_of(name.partition("\0")[2], revision_of(key), record)
                 self._semaphore.restore(
                     name, record.lock_id, _bears(record.mode, record.max_holders), expires_at_ns
