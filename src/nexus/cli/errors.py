@@ -22,6 +22,7 @@ from nexus.contracts.errors import (
     EventsLost,
     InvalidArgumentError,
     InvalidPathError,
+    LockOrderError,
     LockTimeoutError,
     NexusError,
     NoSpaceError,
@@ -65,6 +66,7 @@ _EXIT_CODES: tuple[tuple[type[NexusError], int], ...] = (
     (ReadOnlyError, EXIT_DENIED),
     (DataDirectoryLockedError, EXIT_LOCKED),
     (LockTimeoutError, EXIT_LOCKED),
+    (LockOrderError, EXIT_LOCKED),
 )
 
 
