@@ -100,7 +100,7 @@ def watch_latency(nx: NexusFS) -> float:
 
 
 def _wait_until_idle(nx: NexusFS) -> None:
-    while not nx.watcher.watched():
+    while not nx.waiting.watcher.watched():
         time.sleep(0.0005)
     time.sleep(0.001)  # registered, and on its way to sleep
 

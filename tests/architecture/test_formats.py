@@ -19,6 +19,7 @@ from nexus.factory.data_directory import Descriptor
 from nexus.lib.chunking import DEFAULT_CHUNKING
 from nexus.storage.metastore.memory import MemoryMetastore
 from nexus.storage.object_store.cas_store import CasStore
+from nexus.storage.object_store.loose_objects import LooseObjects
 from nexus.storage.object_store.memory_transport import MemoryTransport
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -78,11 +79,14 @@ def test_the_worked_example_is_what_the_kernel_stores():
     nx = NexusFS(
         metastore,
         context=OperationContext("ann"),
-        open_driver=lambda description: pytest.fail(f"{description} is opened"),
+        open_driver=lambda description, check_place: pytest.fail(f"{description} is opened"),
         clock_ns=lambda: NOW_NS,
     )
     store = CasStore(
-        MemoryTransport(), name="cas_memory", volume_id=VOLUME_ID, clock_ns=lambda: NOW_NS
+        LooseObjects(MemoryTransport()),
+        name="cas_memory",
+        volume_id=VOLUME_ID,
+        clock_ns=lambda: NOW_NS,
     )
     with nx:
         nx.sys_setattr("/", entry_type=DT_MOUNT, backend=store)

@@ -102,10 +102,10 @@ def test_a_watch_goes_on_after_a_restart(tmp_path: Path):
 
 def test_nobody_is_woken_while_the_lock_of_the_change_is_held(nx: NexusFS):
     held: list[dict[str, str]] = []
-    emit = nx.watcher.emit
+    emit = nx.waiting.watcher.emit
 
     def watched_emit() -> None:
-        if nx.watcher._pending.events:
+        if nx.waiting.watcher._pending.events:
             held.append(nx.locks.held())
         emit()
 
@@ -176,7 +176,7 @@ def test_a_thousand_idle_tasks_hold_no_thread_and_all_are_woken(nx: NexusFS):
 
     events = asyncio.run(scenario())
     assert {event.path for event in events} == {"/d"}
-    assert nx.watcher.watched() == []
+    assert nx.waiting.watcher.watched() == []
 
 
 def test_many_waiting_threads_are_all_woken(nx: NexusFS):
@@ -204,12 +204,12 @@ def test_a_cancelled_watch_leaves_nothing_behind(nx: NexusFS):
     async def scenario() -> None:
         wait = asyncio.create_task(nx._watch_async("/", PATIENT_S, True, None, None))
         await asyncio.wait([wait], timeout=0)
-        assert nx.watcher.watched() == ["/"]
+        assert nx.waiting.watcher.watched() == ["/"]
         wait.cancel()
         await asyncio.wait([wait])
 
     asyncio.run(scenario())
-    assert nx.watcher.watched() == []
+    assert nx.waiting.watcher.watched() == []
 
 
 def test_a_zone_does_not_see_the_events_of_another(nx: NexusFS):

@@ -92,7 +92,7 @@ def test_a_write_whose_lock_goes_to_the_next_before_the_commit_is_refused():
     with connect({"data_dir": ":memory:"}) as nx:
         assert isinstance(nx, NexusFS)
         nx.write("/f", b"old")
-        nx.advisory = TakenOverAfterTheCheck(nx.store, ManualClock())
+        nx.waiting.locks = TakenOverAfterTheCheck(nx.store, ManualClock())
         calls = (
             lambda token: nx.write("/f", b"late", lock_token=token),
             lambda token: nx.append("/f", b"late", lock_token=token),

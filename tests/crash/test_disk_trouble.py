@@ -33,6 +33,11 @@ def files_below(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
 
+def bytes_below(root: Path) -> int:
+    """Return how much of the disk the files of a folder take."""
+    return sum(path.stat().st_blocks * 512 for path in root.rglob("*") if path.is_file())
+
+
 # -- a full disk ----------------------------------------------------------------------------------
 
 
@@ -116,8 +121,8 @@ def test_nothing_is_acknowledged_while_syncs_fail_and_writing_heals_by_itself(
     disk = FaultyDisk()
     with strict(tmp_path / "data", disk) as nx:
         nx.write("/old", b"old")
-        disk.fail_always("fsync")
-        disk.fail_always("syncfs")
+        for operation in ("fsync", "fdatasync", "syncfs"):
+            disk.fail_always(operation)
         for number in range(3):
             with pytest.raises(StorageError):
                 nx.write("/old", b"new %d" % number)
@@ -138,7 +143,10 @@ def test_nothing_is_acknowledged_while_syncs_fail_and_writing_heals_by_itself(
 
 
 @pytest.mark.parametrize("nth", range(1, 7))
-@pytest.mark.parametrize("operation", ["fsync", "fsync_directory", "write_all", "rename", "open"])
+@pytest.mark.parametrize(
+    "operation",
+    ["fsync", "fdatasync", "fsync_directory", "write_all", "pwrite_all", "rename", "open"],
+)
 def test_one_failing_call_in_a_strict_write_leaves_old_or_new_and_the_next_write_succeeds(
     tmp_path: Path, operation: str, nth: int
 ) -> None:
@@ -172,8 +180,8 @@ def test_a_failed_content_write_names_nothing_and_leaves_nothing_behind(
     data = random.Random(2).randbytes(3 << 20)  # several chunks, so that some are stored before
     with boot(Settings(data_dir=str(tmp_path / "data")), disk=disk) as nx:
         nx.write("/old", b"old")
-        before = files_below(tmp_path / "data" / "content")
-        disk.cut_write(1000, error_number, nth=nth)
+        before = bytes_below(tmp_path / "data" / "content")
+        disk.cut_write(1000, error_number, nth=nth, operation="pwrite_all")
         with pytest.raises(StorageError) as caught:
             nx.write("/new", data)
         assert isinstance(caught.value, NoSpaceError) == (error_number == errno.ENOSPC)
@@ -182,7 +190,9 @@ def test_a_failed_content_write_names_nothing_and_leaves_nothing_behind(
         assert fsck(nx).clean
         for _ in range(2):
             collect(nx, retention_s=0, grace_s=0)
-        assert files_below(tmp_path / "data" / "content") == before
+        assert (
+            bytes_below(tmp_path / "data" / "content") <= before + 4096
+        )  # one more segment header
         nx.write("/new", data)
         assert nx.read("/new") == data
 
@@ -190,7 +200,7 @@ def test_a_failed_content_write_names_nothing_and_leaves_nothing_behind(
 def test_a_failing_disk_at_creation_leaves_what_the_next_start_finishes(tmp_path: Path) -> None:
     calls = FaultyDisk()
     strict(tmp_path / "counted", calls).close()
-    for operation in ("open", "write_all", "fsync", "rename", "fsync_directory"):
+    for operation in sorted(calls.calls):
         for nth in range(1, calls.calls[operation] + 1):
             disk = FaultyDisk()
             disk.fail(operation, nth=nth)

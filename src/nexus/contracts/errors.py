@@ -237,3 +237,14 @@ class StorageFailedError(StorageError):
 
 class CorruptionError(StorageError):
     """Stored bytes do not match their checksum. The damaged object is named in ``reason``."""
+
+
+def shown(value: object) -> str:
+    """Return a caller's value as an error shows it, however long or odd it is."""
+    if isinstance(value, str | bytes):
+        return repr(value if len(value) <= 200 else value[:200])
+    if value is None or isinstance(value, bool | float):
+        return repr(value)
+    if isinstance(value, int) and value.bit_length() <= 128:
+        return repr(value)
+    return f"<{type(value).__name__}>"  # its own repr may fail: that of a huge int does

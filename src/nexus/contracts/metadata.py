@@ -52,6 +52,8 @@ class FileMetadata(msgspec.Struct, frozen=True, array_like=True, omit_defaults=F
     run_id: str | None = None
     attributes: dict[str, Any] = {}
     mount: dict[str, Any] | None = None
+    first_version: int = 1
+    """The version with which this file came to its path: over 1 where it was moved there."""
 
 
 class DirectoryPage(list[Any]):

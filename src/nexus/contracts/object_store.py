@@ -9,11 +9,11 @@ is data in its capabilities; callers never probe with ``hasattr``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from nexus.contracts.errors import ContentNotFoundError
+from nexus.contracts.errors import ConflictError, ContentNotFoundError
 from nexus.contracts.metadata import Buffer
 
 PIECE_BYTES = 1 << 20
@@ -31,6 +31,13 @@ class KeyInfo(NamedTuple):
     mode: int
     is_linked: bool = False
     """In a listing: a directory reached by a symbolic link, which walks do not enter."""
+
+
+class Leftovers(NamedTuple):
+    """What processes that died have left unfinished: how many entries, and their bytes."""
+
+    entries: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,9 @@ class TransportABC(ABC):
 
     name: str
     capabilities: TransportCapabilities
+    place: tuple[str, ...] = ()
+    """Identities of the folders above where it stores, outermost first, and last of that folder
+    itself; empty when nothing else on this host can reach it."""
 
     @abstractmethod
     def store(self, key: str, data: Buffer) -> None:
@@ -157,8 +167,29 @@ class TransportABC(ABC):
         return known.size
 
     def copy_key(self, source: str, target: str) -> None:
-        """Copy one file's bytes. Errors: ContentNotFoundError when ``source`` is absent."""
-        self.store_chunked(target, self.stream(source))
+        """Copy one version of a file.
+
+        Errors: ContentNotFoundError when ``source`` is absent; ConflictError when it changes
+        meanwhile, and then ``target`` stays as it was.
+        """
+        version = self.info(source)
+        if version is None:
+            raise ContentNotFoundError("copy_key", source, f"no such key on {self.name}")
+        self.store_chunked(target, self.stream_version(source, version))
+
+    def unlisted(self, key: str) -> list[str]:
+        """Return the names directly in a directory that listings leave out, sorted.
+
+        What dead processes left unfinished is not among them. Errors: as :meth:`list_dir`.
+        """
+        return []
+
+    def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool = False) -> Leftovers:
+        """Remove what dead processes left unfinished, unless touched since; say what it was.
+
+        ``dry_run`` only says. Errors: StorageError.
+        """
+        return Leftovers(0, 0)
 
     def set_mode(self, key: str, mode: int) -> None:
         """Set the permission bits, where ``modes`` is declared. Errors: ContentNotFoundError."""
@@ -176,6 +207,22 @@ class TransportABC(ABC):
                 return
             yield piece
             offset += len(piece)
+
+    def stream_version(self, key: str, version: KeyInfo) -> Iterator[bytes]:
+        """Yield all bytes of the version that :meth:`info` or a listing told of.
+
+        Errors: ConflictError, at the latest after the last piece, when the file is another by
+        then; those of :meth:`fetch`.
+        """
+        self._check_version(key, version)
+        yield from self.stream(key)
+        self._check_version(key, version)
+
+    def _check_version(self, key: str, version: KeyInfo) -> None:
+        there = self.info(key)
+        if there is None or there.fingerprint != version.fingerprint:
+            reason = "others changed it while it was read"
+            raise ConflictError("stream", key, reason, hint="try again")
 
 
 class Content(NamedTuple):
@@ -212,10 +259,16 @@ class ObjectStoreABC(ABC):
     volume_id: str
     """Names the stored data itself, wherever and whenever it is mounted; at most 64 characters."""
     capabilities: ObjectStoreCapabilities
+    place: tuple[str, ...] = ()
+    """As the transport's; two stores of which one lies in the other are not mounted together."""
 
     @abstractmethod
     def sync(self) -> None:
         """Make everything written so far survive a power cut. Errors: StorageFailedError."""
+
+    def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool = False) -> Leftovers:
+        """As the transport's."""
+        return Leftovers(0, 0)
 
     @abstractmethod
     def close(self) -> None:
@@ -238,6 +291,21 @@ class ContentStoreABC(ObjectStoreABC):
         result is pinned until :meth:`unpin`.
         Errors: NoSpaceError, StorageError.
         """
+
+    def write_many(self, contents: Sequence[Buffer]) -> list[Content]:
+        """Store several contents, at less cost where the store can; each result is pinned.
+
+        Errors: those of :meth:`write_content`, with nothing pinned.
+        """
+        written: list[Content] = []
+        try:
+            for data in contents:
+                written.append(self.write_content(data))  # noqa: PERF401 - to undo those before a failure
+        except BaseException:
+            for content in written:
+                self.unpin(content.etag)
+            raise
+        return written
 
     @abstractmethod
     def read_content(
@@ -312,14 +380,29 @@ class ContentStoreABC(ObjectStoreABC):
 
     @abstractmethod
     def restore_object(self, object_id: str) -> bool:
-        """Bring a quarantined object back; return whether there was one.
+        """Bring a quarantined object back, or mend what is damaged around bytes that are whole.
 
-        Errors: CorruptionError when the quarantined bytes are damaged; they stay there.
+        Return whether anything was done. Errors: CorruptionError when the bytes are damaged; they
+        stay as they are.
         """
 
     @abstractmethod
     def purge_quarantine(self, quarantined_before_ns: int) -> int:
         """Delete objects quarantined before a time; return the bytes freed."""
+
+    @abstractmethod
+    def compact(self) -> int:
+        """Give the space of deleted objects back to the disk; return how many bytes.
+
+        Readers and writers go on. What needs space of its own is left undone on a full disk.
+        """
+
+    @abstractmethod
+    def check_structure(self, *, repair: bool = False) -> list[str]:
+        """Return what is wrong with what finds the objects, mending it with ``repair``.
+
+        For a checker; whether the objects are whole is :meth:`verify_object`'s.
+        """
 
     @abstractmethod
     def pin(self, etag: str) -> None:
@@ -357,6 +440,29 @@ class NamespaceStoreABC(ObjectStoreABC):
         """Return bytes of the file. Errors: ContentNotFoundError, PathIsDirectoryError."""
 
     @abstractmethod
+    def stream(self, path: str, version: KeyInfo) -> Iterator[bytes]:
+        """Yield all bytes of the version that the store has described as ``version``.
+
+        Errors: ConflictError, at the latest after the last piece, when the file is another by
+        then; those of :meth:`read`.
+        """
+
+    @abstractmethod
+    def inventory(self, path: str) -> dict[str, KeyInfo]:
+        """Return a file, or a directory with all beneath it, by path below it (``/`` itself).
+
+        Errors: ContentNotFoundError; NotSupportedError when something there is not listed, or is
+        a link to a directory, so that whoever copies the rest would leave it behind.
+        """
+
+    @abstractmethod
+    def remove_unchanged(self, path: str, inventory: Mapping[str, KeyInfo]) -> None:
+        """Remove what :meth:`inventory` has described, in one step where renaming is atomic.
+
+        Errors: ConflictError when anything there is not as described; then all of it stays.
+        """
+
+    @abstractmethod
     def write(self, path: str, data: Buffer | Iterable[Buffer]) -> KeyInfo:
         """Replace or create a file atomically for readers; return what is there now."""
 
@@ -382,7 +488,11 @@ class NamespaceStoreABC(ObjectStoreABC):
 
     @abstractmethod
     def copy(self, source: str, target: str) -> KeyInfo:
-        """Copy one file's bytes within the store."""
+        """Copy one version of a file within the store.
+
+        Errors: ContentNotFoundError, PathIsDirectoryError; ConflictError when the file changes
+        meanwhile, and then the target stays as it was.
+        """
 
     @abstractmethod
     def staging_path(self, path: str) -> str:
@@ -391,6 +501,10 @@ class NamespaceStoreABC(ObjectStoreABC):
         What is written there appears by renaming it to where it belongs, and leftovers of a
         crash stay hidden.
         """
+
+    @abstractmethod
+    def is_hidden(self, path: str) -> bool:
+        """Return whether the store keeps such names for itself, so that none may be created."""
 
     @abstractmethod
     def set_mode(self, path: str, mode: int) -> KeyInfo:

@@ -18,12 +18,13 @@ Locks: ``_mutex`` guards the table of watches and is a leaf but for the mutex of
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from nexus.contracts.errors import ClosedError, EventsLost, InvalidArgumentError
+from nexus.contracts.errors import ClosedError, EventsLost, InvalidArgumentError, shown
 from nexus.contracts.file_events import (
     DIR_DELETE,
     FILE_RENAME,
@@ -31,12 +32,14 @@ from nexus.contracts.file_events import (
     UNMOUNT,
     FileEvent,
 )
-from nexus.core.inode_table import event_of
+from nexus.core.inode_table import decode_event
 from nexus.core.sealed_store import SCAN_PAGE, SealedStore, revision_key
 from nexus.lib.paths import is_below, parent
 from nexus.lib.waiting import Waiter, WaitQueue
 
 _WHOLE_REVISION: Final = (1 << 32) - 1
+_LAST_REVISION: Final = (1 << 63) - 1
+_CURSOR: Final = re.compile(r"([0-9]{1,19})\.([0-9]{1,19})").fullmatch
 _FIRST_PAGE: Final = 8
 _OF_SUBTREES: Final = frozenset({FILE_RENAME, DIR_DELETE, MOUNT, UNMOUNT})
 """Kinds that stand for everything beneath their path, whatever is watched there."""
@@ -172,21 +175,20 @@ class FileWatcher:
     ) -> _Watch:
         number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
         if not number or not 0 <= timeout_s <= threading.TIMEOUT_MAX:
-            raise InvalidArgumentError("watch", path, f"timeout is {timeout_s!r}, not seconds")
+            raise InvalidArgumentError("watch", path, f"timeout is {shown(timeout_s)}, not seconds")
         interest = _Interest(zone_id, path, bool(recursive))
         return _Watch(interest, self._position(path, since))
 
     def _position(self, path: str, since: int | str | None) -> tuple[int, int]:
         if since is None:
             return self._store.head().revision, _WHOLE_REVISION
-        if isinstance(since, int) and not isinstance(since, bool) and since >= 0:
+        if type(since) is int and 0 <= since <= _LAST_REVISION:
             return since, _WHOLE_REVISION
-        if isinstance(since, str):
-            revision, _, sequence = since.partition(".")
-            if revision.isdecimal() and sequence.isdecimal():
-                return int(revision), min(int(sequence), _WHOLE_REVISION)
+        found = _CURSOR(since) if isinstance(since, str) else None
+        if found is not None and int(found[1]) <= _LAST_REVISION:
+            return int(found[1]), min(int(found[2]), _WHOLE_REVISION)
         raise InvalidArgumentError(
-            "watch", path, f"since is {since!r}, neither a revision nor the cursor of an event"
+            "watch", path, f"since is {shown(since)}, neither a revision nor the cursor of an event"
         )
 
     def _next(self, watch: _Watch) -> FileEvent | None:
@@ -200,7 +202,7 @@ class FileWatcher:
             key = b"J" + revision_key(at[0]) + at[1].to_bytes(4, "big")
             page = self._store.scan(b"J", key, limit)
             for record in page:
-                event = event_of(record)
+                event = decode_event(record)
                 at = (event.revision, event.sequence)
                 if event.zone_id == interest.zone_id and concerns(event, interest):
                     found = event

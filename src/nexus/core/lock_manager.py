@@ -29,7 +29,7 @@ from typing import Final
 
 import msgspec
 
-from nexus.contracts.errors import ConflictError, CorruptionError, InvalidArgumentError
+from nexus.contracts.errors import ConflictError, CorruptionError, InvalidArgumentError, shown
 from nexus.contracts.lock_manager import (
     COUNTING,
     EXCLUSIVE,
@@ -148,7 +148,7 @@ class LocalLockManager(LockManagerABC):
             if expires_at_ns is None or record is None:
                 return None
             changed = msgspec.structs.replace(
-                _decoded(record), ttl_ms=ttl_ms, expires_at_ns=expires_at_ns
+                decode_lock(record), ttl_ms=ttl_ms, expires_at_ns=expires_at_ns
             )
             mutation = Mutation()
             mutation.put(record.key, _encoded(changed), record)
@@ -182,14 +182,14 @@ class LocalLockManager(LockManagerABC):
                 ended = self._ended(name, self._live(name))
                 self._drop(ended)
                 for record in ended:
-                    self._forget(name, _decoded(record).lock_id)
+                    self._forget(name, decode_lock(record).lock_id)
                 self._stale.discard(name)
                 removed += len(ended)
         return removed
 
     def _ended(self, name: str, live: Mapping[str, int]) -> list[Sealed]:
         """Return the records of holds that have ended."""
-        return [r for r in self._records(name) if _decoded(r).lock_id not in live]
+        return [r for r in self._records(name) if decode_lock(r).lock_id not in live]
 
     def _drop(self, records: Sequence[Sealed | None]) -> None:
         mutation = Mutation(reclaim=True)
@@ -242,7 +242,7 @@ class LocalLockManager(LockManagerABC):
             self._stale.add(name)
             if sealed is None:
                 continue
-            record = _decoded(sealed)
+            record = decode_lock(sealed)
             # After a clock that was set back, no hold lasts longer than it was granted for.
             expires_at_ns = min(record.expires_at_ns, now_ns + record.ttl_ms * 1_000_000)
             if expires_at_ns > now_ns:
@@ -300,7 +300,7 @@ def stale_token(operation: str, path: str, token: int) -> ConflictError:
     return ConflictError(
         operation,
         path,
-        f"lock_token={token} but no lock held now has it",
+        f"lock_token={shown(token)} but no lock held now has it",
         hint="lock and read again before you write",
     )
 
@@ -321,24 +321,24 @@ def _terms(request: LockRequest, timeout_s: float) -> tuple[int, int, int]:
     """Return max_holders, timeout_ms and ttl_ms. Errors: InvalidArgumentError."""
     path, mode, limit = request.path, request.mode, request.max_holders
     if mode not in (EXCLUSIVE, SHARED, COUNTING):
-        raise _bad(path, f"mode is {mode!r}; there are exclusive, shared and counting")
+        raise _bad(path, f"mode is {shown(mode)}; there are exclusive, shared and counting")
     if mode == COUNTING:
         if type(limit) is not int or not 1 <= limit < _ANY_NUMBER:
-            raise _bad(path, f"a counting lock with max_holders={limit!r}, not at least 1")
+            raise _bad(path, f"a counting lock with max_holders={shown(limit)}, not at least 1")
     elif limit is not None and not (mode == EXCLUSIVE and limit == 1):
-        raise _bad(path, f"max_holders={limit!r} is for counting locks, not for {mode} ones")
+        raise _bad(path, f"max_holders={shown(limit)} is for counting locks, not for {mode} ones")
     ttl_s = _number(path, "ttl", request.ttl_s)
     if not 0.001 <= ttl_s <= MAX_TTL_S:
-        raise _bad(path, f"ttl is {ttl_s:g}, not within 0.001 and {MAX_TTL_S:g} seconds")
+        raise _bad(path, f"ttl is {shown(ttl_s)}, not within 0.001 and {MAX_TTL_S:g} seconds")
     timeout_s = _number(path, "timeout", timeout_s)
     if not 0 <= timeout_s <= _LONGEST_WAIT_S:
-        raise _bad(path, f"timeout is {timeout_s:g}, not a number of seconds")
+        raise _bad(path, f"timeout is {shown(timeout_s)}, not a number of seconds")
     return _bears(mode, limit), math.ceil(timeout_s * 1000), math.ceil(ttl_s * 1000)
 
 
 def _number(path: str, what: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _bad(path, f"{what} is {value!r}, not a number of seconds")
+        raise _bad(path, f"{what} is {shown(value)}, not a number of seconds")
     return value
 
 
@@ -389,8 +389,12 @@ def _encoded(record: LockRecord) -> bytes:
         raise InvalidArgumentError("lock", None, f"cannot be stored: {error}") from error
 
 
-def _decoded(record: Sealed) -> LockRecord:
+def decode_lock(record: Sealed) -> LockRecord:
+    """Return what a record says of a hold. Errors: CorruptionError."""
     try:
         return _decode(record.payload)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise CorruptionError("metastore", None, f"record {record.key!r}: {error}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        what = f"the lock record {record.key!r}"
+        raise CorruptionError(
+            "metastore", None, f"{what}: {error}", hint="run `nexus fsck`"
+        ) from error

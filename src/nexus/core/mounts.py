@@ -7,16 +7,24 @@ and ``/proc/mounts``.
 
 Invariants:
 
-1. A volume is mounted at one point at a time.
+1. A volume is mounted at one point at a time, and none that lies within another's folder: a file
+   reached through both would be two files to every call, and deleted by a move onto itself.
 2. A mount given as a description is in the metastore exactly while it is mounted; one given as a
    driver object, or whose driver keeps nothing, lasts until the filesystem closes.
 3. A remembered mount that cannot be opened is kept, shown with its reason, and refuses calls.
+4. A volume stays mounted while a collection or a check works on it: mounted anew meanwhile, it
+   would have a second store object that knows nothing of what the first one protects.
+
+Lock order: the VFS lock of the mount point, ``_changing``, SealedStore's turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -39,10 +47,15 @@ from nexus.core.router import VFSRouter
 from nexus.core.sealed_store import SealedStore
 from nexus.core.sys_volume import SYS_POINT
 from nexus.core.volume import Actor, Volume
+from nexus.lib.disk import places_overlap
 from nexus.lib.paths import is_same_or_below
 
-OpenDriver = Callable[[Mapping[str, Any]], tuple[ObjectStoreABC, dict[str, Any]]]
-"""Opens what a description asks for; returns it with the description to remember."""
+CheckPlace = Callable[[tuple[str, ...]], None]
+OpenDriver = Callable[[Mapping[str, Any], CheckPlace], tuple[ObjectStoreABC, dict[str, Any]]]
+"""Opens what a description asks for; returns it with the description to remember.
+
+It has the place checked before it writes there.
+"""
 
 _MOUNT_PREFIX = b"M"
 
@@ -58,6 +71,7 @@ class Mount:
     description: dict[str, Any] | None
     problem: str | None = None
     persistent: bool = False
+    place: tuple[str, ...] = ()
 
 
 class MountRecord(msgspec.Struct, frozen=True):
@@ -83,6 +97,26 @@ class MountManager:
         self._store = store
         self._open_driver = open_driver
         self._durable = durable
+        self._changing = threading.Lock()
+        self._in_use: list[Volume] = []  # guarded by _changing
+
+    @contextmanager
+    def in_use(self, zone_id: str) -> Iterator[list[Volume]]:
+        """Yield the volumes that are mounted and available; unmounting one is refused meanwhile."""
+        with self._changing:
+            mounts = self._router.mounts(zone_id)
+            volumes = [mount.volume for _, mount in mounts if mount.volume is not None]
+            self._in_use += volumes
+        try:
+            yield volumes
+        finally:
+            with self._changing:
+                for volume in volumes:
+                    self._in_use.remove(volume)
+
+    def unchanging(self) -> AbstractContextManager[bool]:
+        """Return a block in which unmounting waits: for what is short."""
+        return self._changing
 
     def mount(
         self, point: str, backend: ObjectStoreABC | Mapping[str, Any], actor: Actor
@@ -99,25 +133,33 @@ class MountManager:
         below = [p for p in self._router.points_below(point, zone_id) if p != SYS_POINT]
         if below:
             raise BusyError("mount", point, f"{below[0]} is mounted beneath it")
-        driver, description = self._open(point, backend)
+        driver, description = self._open(point, backend, zone_id)
+        volume = None
         try:
             self._check_unused(point, zone_id, driver)
             under = self._ensure_point(point, actor)
             volume = self._volume(point, driver, actor.context.user_id, actor)
             self._remember(point, driver, description, under, actor)
         except BaseException:
+            if isinstance(volume, InodeVolume | PathVolume):
+                volume.table.close()
             if description is not None:
                 driver.close()
             raise
         persistent = description is not None and driver.capabilities.persistent
-        row = Mount(
-            point, driver.name, driver.volume_id, volume, description, persistent=persistent
-        )
+        row = _row(point, driver, volume, description, persistent=persistent)
         self._router.add(zone_id, point, row)
         return volume
 
     def unmount(self, point: str, actor: Actor) -> int:
-        """Take a mount away and forget it; return the revision. Errors: BusyError."""
+        """Take a mount away and forget it; return the revision.
+
+        Errors: BusyError where it carries others, or while a collection or a check uses it.
+        """
+        with self._changing:
+            return self._unmount_locked(point, actor)
+
+    def _unmount_locked(self, point: str, actor: Actor) -> int:
         zone_id = actor.context.zone_id
         if point in ("/", SYS_POINT):
             raise BusyError("unmount", point, "this mount carries the filesystem itself")
@@ -126,6 +168,13 @@ class MountManager:
             raise BusyError("unmount", point, f"{below[0]} is mounted beneath it")
         mounted = self._router.at(point, zone_id)
         if mounted is not None and mounted.volume is not None:
+            if mounted.volume in self._in_use:
+                raise BusyError(
+                    "unmount",
+                    point,
+                    "a collection or a check is using it",
+                    hint="retry when it is done",
+                )
             mounted.volume.sync()  # no later sync of the filesystem reaches it
         with Transaction(self._store) as txn:
             record = self._store.get(_record_key(zone_id, point))
@@ -157,7 +206,8 @@ class MountManager:
     ) -> Mount:
         name = str(record.backend.get("driver"))
         try:
-            driver, _ = self._open_driver(record.backend)
+            check = partial(self._check_place, point, context.zone_id)
+            driver, _ = self._open_driver(record.backend, check)
         except NexusError as error:
             return Mount(point, name, record.volume_id, None, record.backend, str(error), True)
         if driver.volume_id != record.volume_id:
@@ -165,7 +215,7 @@ class MountManager:
             problem = "another volume is there now; unmount, then mount it anew"
             return Mount(point, name, record.volume_id, None, record.backend, problem, True)
         volume = self._volume(point, driver, record.owner_id, Actor(context, now_ns))
-        return Mount(point, driver.name, driver.volume_id, volume, record.backend, persistent=True)
+        return _row(point, driver, volume, record.backend, persistent=True)
 
     def rows(self, zone_id: str) -> list[Stat]:
         """Return the mount table as dicts, sorted by path."""
@@ -184,9 +234,11 @@ class MountManager:
         ]
 
     def _open(
-        self, point: str, backend: ObjectStoreABC | Mapping[str, Any]
+        self, point: str, backend: ObjectStoreABC | Mapping[str, Any], zone_id: str
     ) -> tuple[ObjectStoreABC, dict[str, Any] | None]:
+        check = partial(self._check_place, point, zone_id)
         if isinstance(backend, ObjectStoreABC):
+            check(backend.place)
             return backend, None
         if not isinstance(backend, Mapping):
             raise InvalidArgumentError(
@@ -195,12 +247,22 @@ class MountManager:
                 "backend is neither a driver nor a description",
                 hint='for example {"driver": "path_local", "root": "/some/folder"}',
             )
-        return self._open_driver(backend)
+        return self._open_driver(backend, check)
 
     def _check_unused(self, point: str, zone_id: str, driver: ObjectStoreABC) -> None:
         for other, mount in self._router.mounts(zone_id):
             if mount.volume_id == driver.volume_id:
                 raise BusyError("mount", point, f"the same volume is mounted at {other}")
+
+    def _check_place(self, point: str, zone_id: str, place: tuple[str, ...]) -> None:
+        for other, mount in self._router.mounts(zone_id):
+            if places_overlap(mount.place, place):
+                raise BusyError(
+                    "mount",
+                    point,
+                    f"what is to be mounted and what is mounted at {other} lie in one another",
+                    hint=f"use {other}, or unmount it first",
+                )
 
     def _ensure_point(self, point: str, actor: Actor) -> Volume | None:
         """Create the directory to mount on, in the volume beneath; None for the root."""
@@ -252,6 +314,25 @@ class MountManager:
                 txn.put_record(key, msgspec.json.encode(record), self._store.get(key))
             txn.event(actor.event(MOUNT, point))
             txn.commit(durable=self._durable)
+
+
+def _row(
+    point: str,
+    driver: ObjectStoreABC,
+    volume: Volume,
+    description: dict[str, Any] | None,
+    *,
+    persistent: bool,
+) -> Mount:
+    return Mount(
+        point,
+        driver.name,
+        driver.volume_id,
+        volume,
+        description,
+        persistent=persistent,
+        place=driver.place,
+    )
 
 
 def _record_key(zone_id: str, point: str) -> bytes:

@@ -15,67 +15,54 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from heapq import heappop, heappush
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
 
 from msgspec.structs import replace
 
 from nexus.contracts.errors import (
-    ContentNotFoundError,
+    ConflictError,
+    CorruptionError,
     DirectoryNotEmptyError,
-    InvalidArgumentError,
+    InvalidPathError,
     NexusError,
     NotSupportedError,
-    PathNotFoundError,
     StorageError,
 )
-from nexus.contracts.file_events import (
-    DIR_CREATE,
-    DIR_DELETE,
-    FILE_DELETE,
-    FILE_RENAME,
-    FILE_WRITE,
-    METADATA_CHANGE,
-)
+from nexus.contracts.file_events import DIR_DELETE, FILE_DELETE, FILE_RENAME
 from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
 from nexus.contracts.metadata import (
     DEFAULT_DIRECTORY_MODE,
     DEFAULT_FILE_MODE,
     DT_DIR,
-    DT_MOUNT,
     DT_REG,
-    ENTRY_TYPE_NAMES,
     Buffer,
     FileMetadata,
     Stat,
 )
-from nexus.contracts.object_store import Content, KeyInfo, NamespaceStoreABC
+from nexus.contracts.object_store import Content, KeyInfo, Leftovers, NamespaceStoreABC
 from nexus.core.inode_table import Inode, OverlayTable, Transaction
+from nexus.core.namespace_tree import PAGE, NamespaceTree, key_of
+from nexus.core.tree_volume import TreeVolume
 from nexus.core.volume import (
     Actor,
+    Departure,
     TreeEntry,
-    Volume,
     check_precondition,
-    exists,
     is_directory,
-    merged_attributes,
     mime_type_of,
-    missing,
-    missing_parent,
-    not_directory,
 )
-from nexus.lib.paths import join, name, parent
-
-T = TypeVar("T")
-_PAGE = 1000
+from nexus.lib.hashing import RunningDigest, hex_digest_of
+from nexus.lib.paths import join, name
 
 
-class PathVolume(Volume):
+class PathVolume(TreeVolume):
     """The tree behind a :class:`NamespaceStoreABC`. Shared by all threads."""
 
     keeps_versions = False
     atomic_batch = False
+    snapshot_entries = 0
     immutable_content = False
 
     def __init__(
@@ -88,41 +75,41 @@ class PathVolume(Volume):
         owner_id: str,
         durable: bool,
     ) -> None:
-        self.point = point
-        self.table = table
+        super().__init__(point, table, store.name, zone_id, durable=durable)
         self._store = store
-        self._zone_id = zone_id
+        self._tree = NamespaceTree(store, self.absolute)
         self._owner_id = owner_id
-        self._durable = durable
 
     # -- reading ------------------------------------------------------------------------------
 
     def stat(self, relative: str) -> Stat | None:
-        info = self._info("stat", relative)
-        return None if info is None else self._build_stat(relative, info)
+        info = self._tree.info("stat", relative)
+        return None if info is None else self._stat_of(relative, info)
 
-    def _info(self, operation: str, relative: str) -> KeyInfo | None:
-        return self._ask(operation, relative, self._store.stat, _key(relative))
+    def _stat_of(self, relative: str, info: KeyInfo) -> Stat:
+        meta, revision = self._shown(relative, info)
+        return self._build_stat(relative, meta, revision)
 
-    def _ask(self, operation: str, relative: str, call: Callable[..., T], *args: Any) -> T:
-        """Call the driver, and put the kernel's operation and path on its errors."""
-        try:
-            return call(*args)
-        except ContentNotFoundError as error:
-            raise missing(operation, self.absolute(relative)) from error
-        except NexusError as error:
-            path = self.absolute(relative)
-            raise type(error)(operation, path, error.reason, hint=error.hint) from error
+    def _lookup(
+        self, operation: str, relative: str, txn: Transaction | None = None
+    ) -> FileMetadata | None:
+        info = self._tree.info(operation, relative)
+        return None if info is None else self._shown(relative, info)[0]
 
-    def _meta(self, relative: str, info: KeyInfo) -> tuple[FileMetadata, int]:
+    def _has_children(self, operation: str, relative: str) -> bool:
+        return bool(self._tree.page(operation, relative, "", 1))
+
+    def _rootless(self, operation: str) -> StorageError:
+        return StorageError(operation, self.point, "the folder behind the mount is gone")
+
+    def _shown(self, relative: str, info: KeyInfo) -> tuple[FileMetadata, int]:
         """Return what the driver and the overlay say together, and the revision, 0 if none."""
         overlay = self.table.get(relative)
-        etag = "" if info.is_directory else f"fp:{info.fingerprint}"
         default_mode = DEFAULT_DIRECTORY_MODE if info.is_directory else DEFAULT_FILE_MODE
         shown = FileMetadata(
             entry_type=DT_DIR if info.is_directory else DT_REG,
             size=0 if info.is_directory else info.size,
-            etag=etag,
+            etag=_etag(info),
             version=1,
             created_at_ns=info.modified_at_ns,
             modified_at_ns=info.modified_at_ns,
@@ -157,50 +144,6 @@ class PathVolume(Volume):
             **lasting,
         )
 
-    def _build_stat(self, relative: str, info: KeyInfo) -> Stat:
-        meta, revision = self._meta(relative, info)
-        kind = DT_MOUNT if relative == "/" else meta.entry_type
-        return {
-            "path": self.absolute(relative),
-            "entry_type": kind,
-            "type": ENTRY_TYPE_NAMES[kind],
-            "is_directory": info.is_directory,
-            "size": meta.size,
-            "etag": meta.etag,
-            "version": meta.version,
-            "revision": revision,
-            "mime_type": meta.mime_type,
-            "mode": meta.mode,
-            "owner_id": meta.owner_id,
-            "created_at": meta.created_at_ns / 1e9,
-            "modified_at": meta.modified_at_ns / 1e9,
-            "modified_by": meta.modified_by,
-            "run_id": meta.run_id,
-            "zone_id": meta.zone_id,
-            "backend_name": meta.backend_name,
-            "attributes": dict(meta.attributes),
-        }
-
-    def _file(self, operation: str, relative: str) -> KeyInfo:
-        info = self._info(operation, relative)
-        if info is None:
-            self._explain_missing(operation, relative)
-            raise missing(operation, self.absolute(relative))
-        if info.is_directory:
-            raise is_directory(operation, self.absolute(relative))
-        return info
-
-    def _explain_missing(self, operation: str, relative: str) -> None:
-        """Raise PathNotDirectoryError where a file stands on the way to a missing path."""
-        above = relative
-        while above != "/":
-            above = parent(above)
-            info = self._info(operation, above)
-            if info is not None:
-                if not info.is_directory:
-                    raise not_directory(operation, self.absolute(relative), self.absolute(above))
-                return
-
     def read(
         self, operation: str, relative: str, count: int | None, offset: int, version: int | None
     ) -> bytes:
@@ -212,95 +155,21 @@ class PathVolume(Volume):
                 hint="copy the file to a CAS mount to have its history kept",
             )
         self._file(operation, relative)
-        return self._ask(operation, relative, self._store.read, _key(relative), offset, count)
-
-    def stream(self, relative: str) -> Iterator[bytes]:
-        info = self._file("read", relative)
-        offset = 0
-        while offset < info.size:
-            piece = self._ask("read", relative, self._store.read, _key(relative), offset, 1 << 20)
-            if not piece:
-                return
-            yield piece
-            offset += len(piece)
+        return self._tree.at(operation, relative, self._store.read, offset, count)
 
     def names(self, relative: str) -> list[str] | None:
-        page = self._list(relative, "", _PAGE)
-        return None if len(page) == _PAGE else [name("/" + info.key) for info in page]
+        page = self._tree.page("readdir", relative, "", PAGE)
+        return None if len(page) == PAGE else [name("/" + info.key) for info in page]
 
     def entries(self, relative: str, after: str = "") -> Iterator[Stat]:
-        for info in self._children(relative, after):
-            yield self._build_stat("/" + info.key, info)
-
-    def _list(self, relative: str, after: str, limit: int) -> list[KeyInfo]:
-        return self._ask(
-            "readdir", relative, self._store.list_dir, _key(relative), _key(after or "/"), limit
-        )
-
-    def _children(self, relative: str, after: str = "") -> Iterator[KeyInfo]:
-        while True:
-            page = self._list(relative, after, _PAGE)
-            yield from page
-            if len(page) < _PAGE:
-                return
-            after = "/" + page[-1].key
+        for info in self._tree.children(relative, after):
+            yield self._stat_of("/" + info.key, info)
 
     def subtree(self, relative: str, after: str = "") -> Iterator[Stat]:
-        for info in self._walk(relative, after):
-            yield self._build_stat("/" + info.key, info)
-
-    def _walk(self, relative: str, after: str) -> Iterator[KeyInfo]:
-        """Yield everything beneath a directory, bytewise by path, after the path ``after``.
-
-        A merge of the directories that have been met and are not exhausted: what lies in one
-        sorts as ``name/…``, so among siblings such as ``name.txt`` and ``name-1``.
-        """
-        waiting: list[tuple[str, KeyInfo, Iterator[KeyInfo]]] = []
-
-        def advance(listing: Iterator[KeyInfo]) -> None:
-            info = next(listing, None)
-            if info is not None:
-                heappush(waiting, (info.key, info, listing))
-
-        advance(self._children(relative))
-        while waiting:
-            _, info, listing = heappop(waiting)
-            if "/" + info.key > after:
-                yield info
-            advance(listing)
-            enters = info.is_directory and not info.is_linked
-            if enters and f"/{info.key}0" > after:  # "0" follows "/"
-                advance(self._children("/" + info.key))
-
-    def versions(self, relative: str, after_revision: int) -> Iterator[Stat]:
-        for version in self.table.versions(relative, after_revision):
-            meta = version.meta
-            yield {
-                "path": self.absolute(relative),
-                "version": meta.version if meta else None,
-                "revision": version.revision,
-                "size": meta.size if meta else 0,
-                "etag": meta.etag if meta else "",
-                "modified_at": meta.modified_at_ns / 1e9 if meta else None,
-                "modified_by": meta.modified_by if meta else None,
-                "run_id": meta.run_id if meta else None,
-                "deleted": meta is None,
-            }
+        for info in self._tree.walk(relative, after):
+            yield self._stat_of("/" + info.key, info)
 
     # -- writing files ------------------------------------------------------------------------
-
-    def first_missing(self, relative: str) -> str:
-        top = relative
-        above = relative
-        while above != "/":
-            above = parent(above)
-            info = self._info("write", above)
-            if info is not None:
-                if not info.is_directory:
-                    raise not_directory("write", self.absolute(relative), self.absolute(above))
-                return top
-            top = above
-        return top
 
     def write(
         self,
@@ -311,29 +180,38 @@ class PathVolume(Volume):
         prepared: Content | None,
         actor: Actor,
     ) -> Stat:
-        info = self._info(operation, relative)
+        old = self._lookup(operation, relative)
         path = self.absolute(relative)
-        if info is None:
-            if not request.create:
-                self._explain_missing(operation, relative)
-                raise missing(operation, path)
-            check_precondition(operation, path, request.precondition, None)
+        if old is None and not request.create:
+            raise self._absent(operation, relative)
+        if old is not None and old.entry_type != DT_REG:
+            raise is_directory(operation, path)
+        self._check_precondition(operation, relative, request.precondition, old)
+        if old is None:
             self._ensure_parent(txn, operation, relative, request.parents, actor)
-            old = None
-        else:
-            if info.is_directory:
-                raise is_directory(operation, path)
-            old = self._meta(relative, info)[0]
-            check_precondition(operation, path, request.precondition, old.etag)
-        if request.append and info is not None:
+        if request.append and old is not None:
             data = _joined(request.buf)
-            written = self._splice(operation, relative, info.size, data)
+            written = self._splice(operation, relative, old.size, data)
             return self._put_file(txn, relative, old, written, len(data), actor)
-        written = self._ask(operation, relative, self._store.write, _key(relative), request.buf)
+        written = self._tree.at(operation, relative, self._store.write, request.buf)
         return self._put_file(txn, relative, old, written, written.size, actor)
 
+    def _check_precondition(
+        self,
+        operation: str,
+        relative: str,
+        condition: Precondition | None,
+        old: FileMetadata | None,
+    ) -> None:
+        if condition is not None:
+            etag = None if old is None else old.etag
+            overlay = self.table.get(relative)
+            known = overlay is not None and overlay.meta.entry_type == DT_REG
+            revision = None if old is None else overlay.revision if overlay and known else 0
+            check_precondition(operation, self.absolute(relative), condition, etag, revision)
+
     def _splice(self, operation: str, relative: str, offset: int, data: Buffer) -> KeyInfo:
-        return self._ask(operation, relative, self._store.splice, _key(relative), offset, data)
+        return self._tree.at(operation, relative, self._store.splice, offset, data)
 
     def write_at(
         self,
@@ -344,11 +222,14 @@ class PathVolume(Volume):
         precondition: Precondition | None,
         actor: Actor,
     ) -> Stat:
-        info = self._file("write", relative)
-        old = self._meta(relative, info)[0]
-        check_precondition("write", self.absolute(relative), precondition, old.etag)
-        written = self._splice("write", relative, offset, data) if len(data) else info
-        return self._put_file(txn, relative, old, written, len(data), actor)
+        old = self._file("write", relative)
+        self._check_precondition("write", relative, precondition, old)
+        content = Content(old.etag, old.size)
+        if len(data):
+            written = self._splice("write", relative, offset, data)
+            content = Content(_etag(written), written.size)
+            self._sync_if_durable()
+        return self._put_written(txn, relative, old, content, old.mode, len(data), actor)
 
     def _put_file(
         self,
@@ -360,46 +241,13 @@ class PathVolume(Volume):
         actor: Actor,
     ) -> Stat:
         self._sync_if_durable()
-        meta = self._changed(relative, info, actor)
-        if old is not None:
-            meta = replace(
-                meta,
-                version=old.version + 1,
-                created_at_ns=old.created_at_ns,
-                owner_id=old.owner_id,
-                mime_type=old.mime_type,
-                attributes=old.attributes,
-            )
-        txn.put(self.table, relative, meta)
-        path = self.absolute(relative)
-        event = actor.event(FILE_WRITE, path, etag=meta.etag, size=meta.size, version=meta.version)
-        txn.event(event)
-        return {
-            "path": path,
-            "bytes_written": bytes_written,
-            "etag": meta.etag,
-            "version": meta.version,
-            "size": meta.size,
-            "modified_at": meta.modified_at_ns / 1e9,
-        }
+        content = Content(_etag(info), info.size)
+        return self._put_written(txn, relative, old, content, info.mode, bytes_written, actor)
 
-    def _changed(self, relative: str, info: KeyInfo, actor: Actor) -> FileMetadata:
-        """Return the record of something this actor has just created or rewritten."""
-        return FileMetadata(
-            entry_type=DT_DIR if info.is_directory else DT_REG,
-            size=0 if info.is_directory else info.size,
-            etag="" if info.is_directory else f"fp:{info.fingerprint}",
-            version=1,
-            created_at_ns=actor.now_ns,
-            modified_at_ns=actor.now_ns,
-            owner_id=actor.context.user_id,
-            mode=info.mode,
-            mime_type="inode/directory" if info.is_directory else mime_type_of(relative),
-            zone_id=self._zone_id,
-            backend_name=self._store.name,
-            modified_by=actor.name,
-            run_id=actor.context.run_id,
-        )
+    def _new(self, relative: str, info: KeyInfo, actor: Actor) -> FileMetadata:
+        """Return the record of what this actor has just made."""
+        content = None if info.is_directory else Content(_etag(info), info.size)
+        return self._created(relative, actor, mode=info.mode, content=content)
 
     def _sync_if_durable(self) -> None:
         if self._durable:
@@ -410,76 +258,36 @@ class PathVolume(Volume):
     def _ensure_parent(
         self, txn: Transaction, operation: str, relative: str, create: bool, actor: Actor
     ) -> None:
-        missing_ones: list[str] = []
-        above = parent(relative)
-        while (info := self._info(operation, above)) is None:
-            if above == "/":
-                raise StorageError(operation, self.point, "the folder behind the mount is gone")
-            if not create:
-                self._explain_missing(operation, relative)
-                raise missing_parent(operation, self.absolute(relative), self.absolute(above))
-            missing_ones.append(above)
-            above = parent(above)
-        if not info.is_directory:
-            raise not_directory(operation, self.absolute(relative), self.absolute(above))
-        for path in reversed(missing_ones):
-            self._make_directory(txn, operation, path, actor)
+        if self._store.is_hidden(key_of(relative)):
+            reason = "such names are kept for files that are not complete yet"
+            raise InvalidPathError(operation, self.absolute(relative), reason)
+        super()._ensure_parent(txn, operation, relative, create, actor)
 
     def _make_directory(
         self, txn: Transaction, operation: str, relative: str, actor: Actor
     ) -> None:
-        info = self._ask(operation, relative, self._store.create_dir, _key(relative))
+        info = self._tree.at(operation, relative, self._store.create_dir)
         self._sync_if_durable()
-        txn.put(self.table, relative, self._changed(relative, info, actor))
-        txn.event(actor.event(DIR_CREATE, self.absolute(relative)))
+        self._drop_overlays(txn, relative)
+        self._put(txn, relative, self._new(relative, info, actor), actor)
 
-    def create_directory(
-        self, txn: Transaction, relative: str, parents: bool, exist_ok: bool, actor: Actor
-    ) -> None:
-        info = self._info("mkdir", relative)
-        if info is not None:
-            if not info.is_directory or not exist_ok:
-                raise exists("mkdir", self.absolute(relative))
-            return
-        self._ensure_parent(txn, "mkdir", relative, parents, actor)
-        self._make_directory(txn, "mkdir", relative, actor)
-
-    def set_attributes(
-        self, txn: Transaction, relative: str, attrs: dict[str, Any], actor: Actor
-    ) -> None:
-        info = self._info("setattr", relative)
-        if info is None:
-            self._explain_missing("setattr", relative)
-            raise missing("setattr", self.absolute(relative))
-        meta = self._meta(relative, info)[0]
-        changes = dict(attrs)
-        if "mode" in changes and self._store.capabilities.modes:
-            info = self._ask(
-                "setattr", relative, self._store.set_mode, _key(relative), changes["mode"]
-            )
-            changes["etag"] = "" if info.is_directory else f"fp:{info.fingerprint}"
-        if "attributes" in changes:
-            changes["attributes"] = merged_attributes(
-                self.absolute(relative), meta.attributes, changes["attributes"]
-            )
-        if "modified_at" in changes:
-            changes["modified_at_ns"] = round(changes.pop("modified_at") * 1e9)
-        changes |= {"modified_by": actor.name, "run_id": actor.context.run_id}
-        txn.put(self.table, relative, replace(meta, **changes))
-        txn.event(actor.event(METADATA_CHANGE, self.absolute(relative), version=meta.version))
+    def _set_mode(self, relative: str, mode: int) -> dict[str, Any]:
+        if not self._store.capabilities.modes:
+            return {}
+        info = self._tree.at("setattr", relative, self._store.set_mode, mode)
+        return {"etag": _etag(info)}
 
     # -- removing, moving, copying ------------------------------------------------------------
 
     def remove(self, txn: Transaction, relative: str, recursive: bool, actor: Actor) -> int:
-        info = self._info("unlink", relative)
-        if info is None:
-            self._explain_missing("unlink", relative)
-            raise missing("unlink", self.absolute(relative))
+        meta = self._existing("unlink", relative)
         removed = 1
-        if info.is_directory and recursive:
-            removed += sum(1 for _ in self._walk(relative, ""))
-            self._ask("unlink", relative, self._store.remove_tree, _key(relative))
-        elif info.is_directory and next(self._children(relative), None) is not None:
+        if meta.entry_type == DT_REG:
+            self._tree.at("unlink", relative, self._store.remove)
+        elif recursive:
+            removed += sum(1 for _ in self._tree.walk(relative))
+            self._tree.at("unlink", relative, self._store.remove_tree)
+        elif self._has_children("unlink", relative):
             raise DirectoryNotEmptyError(
                 "unlink",
                 self.absolute(relative),
@@ -487,12 +295,17 @@ class PathVolume(Volume):
                 hint="pass recursive=True to remove everything in it",
             )
         else:
-            self._ask("unlink", relative, self._store.remove, _key(relative))
+            self._tree.at("unlink", relative, self._store.remove)
+        self._note_removed(txn, relative, meta.entry_type != DT_REG, actor)
+        return removed
+
+    def _note_removed(
+        self, txn: Transaction, relative: str, was_directory: bool, actor: Actor
+    ) -> None:
         self._sync_if_durable()
         self._drop_overlays(txn, relative)
-        kind = DIR_DELETE if info.is_directory else FILE_DELETE
+        kind = DIR_DELETE if was_directory else FILE_DELETE
         txn.event(actor.event(kind, self.absolute(relative)))
-        return removed
 
     def _drop_overlays(self, txn: Transaction, relative: str) -> None:
         for path, inode in self._overlays(relative):
@@ -505,138 +318,172 @@ class PathVolume(Volume):
         yield from self.table.subtree(relative)
 
     def rename(self, txn: Transaction, old: str, new: str, actor: Actor) -> int:
-        info = self._source(txn, "rename", old, new, actor)
-        count = 1 + sum(1 for _ in self._walk(old, "")) if info.is_directory else 1
-        meta = self._meta(old, info)[0]
-        if info.is_directory and self._info("rename", new) is not None:
-            self._ask("rename", new, self._store.remove, _key(new))
-        self._ask("rename", old, self._store.rename, _key(old), _key(new))
+        meta = self._source(txn, "rename", old, new, actor)
+        is_directory = meta.entry_type != DT_REG
+        count = 1 + sum(1 for _ in self._tree.walk(old)) if is_directory else 1
+        if is_directory and self._tree.info("rename", new) is not None:
+            self._tree.at("rename", new, self._store.remove)
+        self._tree.at("rename", old, self._store.rename, key_of(new))
         self._sync_if_durable()
+        self._drop_overlays(txn, new)  # what others removed there has nothing to do with it
         for path, inode in list(self._overlays(old)):
             txn.remove(self.table, path, inode)
             txn.put(self.table, join(new, path[len(old) :] or "/"), inode.meta)
-        moved = self._info("rename", new)
+        moved = self._tree.info("rename", new)
         if moved is not None and not moved.is_directory:
             # Renaming changes the file's ctime, and with it the fingerprint.
-            txn.put(self.table, new, replace(meta, etag=f"fp:{moved.fingerprint}"))
+            txn.put(self.table, new, replace(meta, etag=_etag(moved)))
         txn.event(actor.event(FILE_RENAME, self.absolute(old), new_path=self.absolute(new)))
         return count
 
     def copy(self, txn: Transaction, source: str, target: str, actor: Actor) -> int:
-        info = self._source(txn, "copy", source, target, actor)
-        if not info.is_directory:
-            copied = self._ask("copy", source, self._store.copy, _key(source), _key(target))
-            self._sync_if_durable()
-            stat = self._build_stat(source, info)
-            self._put_copy(txn, target, stat, copied, actor)
-            return 1
-        entries = (
-            (TreeEntry(_beneath(path, source), stat), self.stream(path))
-            for path, stat in self._tree(source, info)
-        )
-        return self.receive(txn, target, entries, actor)
+        meta = self._source(txn, "copy", source, target, actor)
+        if meta.entry_type != DT_REG:
+            departure = self.send("copy", source, is_move=False)
+            return self.receive(txn, "copy", target, departure, actor)
+        old = self._lookup("copy", target)
+        info = self._tree.at("copy", source, self._store.copy, key_of(target))
+        info = self._with_mode("copy", target, key_of(target), info, meta.mode)
+        self._sync_if_durable()
+        fresh = self._new(target, info, actor)
+        self._put_arrived(txn, target, fresh, meta, old, actor, moving=False)
+        return 1
 
-    def _tree(self, source: str, top: KeyInfo) -> Iterator[tuple[str, Stat]]:
-        yield source, self._build_stat(source, top)
-        for info in self._walk(source, ""):
-            yield "/" + info.key, self._build_stat("/" + info.key, info)
+    def send(self, operation: str, relative: str, *, is_move: bool) -> Departure:
+        is_directory = self._existing(operation, relative).entry_type != DT_REG
+        inventory: dict[str, KeyInfo] = {}
+        if is_move:
+            entries = self._whole(operation, relative, inventory)
+        else:
+            entries = self._found(operation, relative)
 
-    def _source(
-        self, txn: Transaction, operation: str, source: str, target: str, actor: Actor
-    ) -> KeyInfo:
-        info = self._info(operation, source)
-        if info is None:
-            self._explain_missing(operation, source)
-            raise missing(operation, self.absolute(source))
-        self.check_target(operation, target, info.is_directory)
-        self._ensure_parent(txn, operation, target, False, actor)
-        return info
+        def remove(txn: Transaction, actor: Actor) -> None:
+            self._tree.at(operation, relative, self._store.remove_unchanged, inventory)
+            self._note_removed(txn, relative, is_directory, actor)
 
-    def check_target(self, operation: str, target: str, source_is_directory: bool) -> None:
-        """Raise unless a file or a directory may go to ``target``."""
-        there = self._info(operation, target)
-        if there is None:
+        return Departure(is_directory, is_move, entries, remove)
+
+    def _whole(
+        self, operation: str, relative: str, inventory: dict[str, KeyInfo]
+    ) -> Iterator[TreeEntry]:
+        """Yield all that is beneath, and fill the inventory of it.
+
+        Errors: as the store's inventory, before the first entry; ConflictError after the last.
+        """
+        inventory |= self._tree.at(operation, relative, self._store.inventory)
+        for below in sorted(inventory):
+            yield self._entry(operation, relative, below, inventory[below])
+        now = self._tree.at(operation, relative, self._store.inventory)
+        if _etags(now) != _etags(inventory):
+            reason = "others changed it while it was copied"
+            raise ConflictError(operation, self.absolute(relative), reason, hint="try again")
+
+    def _found(self, operation: str, relative: str) -> Iterator[TreeEntry]:
+        top = self._tree.info(operation, relative)
+        if top is None:
+            raise self._absent(operation, relative)
+        yield self._entry(operation, relative, "/", top)
+        if top.is_directory:
+            for info in self._tree.walk(relative):
+                below = "/" + info.key if relative == "/" else info.key[len(relative) - 1 :]
+                yield self._entry(operation, relative, below, info)
+
+    def _entry(self, operation: str, top: str, below: str, info: KeyInfo) -> TreeEntry:
+        path = join(top, below)
+        return TreeEntry(below, self._shown(path, info)[0], self._pieces(operation, path, info))
+
+    def _pieces(self, operation: str, relative: str, info: KeyInfo) -> Iterator[bytes]:
+        if info.is_directory:
             return
-        path = self.absolute(target)
-        if not there.is_directory:
-            if source_is_directory:
-                raise not_directory(operation, path, path)
-        elif not source_is_directory:
-            raise is_directory(operation, path)
-        elif next(self._children(target), None) is not None:
-            raise DirectoryNotEmptyError(operation, path, "the directory is not empty")
+        pieces = self._tree.at(operation, relative, self._store.stream, info)
+        while piece := self._tree.ask(operation, relative, next, pieces, b""):
+            yield piece
 
     def receive(
-        self,
-        txn: Transaction,
-        target: str,
-        entries: Iterable[tuple[TreeEntry, Iterable[Buffer]]],
-        actor: Actor,
+        self, txn: Transaction, operation: str, target: str, departure: Departure, actor: Actor
     ) -> int:
-        self._ensure_parent(txn, "copy", target, False, actor)
-        staging = self._store.staging_path(_key(target))
-        received: list[tuple[str, Stat]] = []
-        for (relative, stat), pieces in entries:
-            key = staging + ("" if relative == "/" else relative)
-            if stat["is_directory"]:
-                self._ask("copy", target, self._store.create_dir, key)
-            else:
-                written = self._ask("copy", target, self._store.write, key, pieces)
-                if written.size != stat["size"]:
-                    raise InvalidArgumentError(
-                        "copy", stat["path"], "the file changed while it was copied"
-                    )
-            received.append((join(target, relative), stat))
-        there = self._info("copy", target)
-        if there is not None and there.is_directory:
-            self._ask("copy", target, self._store.remove, _key(target))
-        self._ask("copy", target, self._store.rename, staging, _key(target))
+        self._ensure_parent(txn, operation, target, False, actor)
+        old = self._lookup(operation, target)
+        staging = self._store.staging_path(key_of(target))
+        try:
+            staged = self._stage(operation, target, staging, departure.entries)
+            if old is not None and old.entry_type != DT_REG:
+                self._tree.at(operation, target, self._store.remove)
+            self._tree.ask(operation, target, self._store.rename, staging, key_of(target))
+        except BaseException:
+            with suppress(NexusError):  # the first error is the one to tell; a collection sweeps
+                self._store.remove_tree(staging)
+            raise
         self._sync_if_durable()
-        for path, stat in received:
-            info = self._info("copy", path)
-            if info is None:
-                raise PathNotFoundError("copy", self.absolute(path), "it vanished while copied")
-            self._put_copy(txn, path, stat, info, actor)
-        return len(received)
+        self._drop_overlays(txn, target)
+        for (relative, source, _), info in staged:
+            path = join(target, relative)
+            if relative == "/" and not info.is_directory:
+                # Renaming changes the file's ctime, and with it the fingerprint.
+                info = self._tree.info(operation, path) or info
+            fresh = self._new(path, info, actor)
+            replaced = old if relative == "/" else None
+            self._put_arrived(txn, path, fresh, source, replaced, actor, moving=departure.is_move)
+        return len(staged)
 
-    def _put_copy(
-        self, txn: Transaction, path: str, source: Stat, info: KeyInfo, actor: Actor
-    ) -> None:
-        if info.is_directory:
-            txn.put(self.table, path, self._changed(path, info, actor))
-            txn.event(actor.event(DIR_CREATE, self.absolute(path)))
-            return
-        if self._store.capabilities.modes and info.mode != source["mode"]:
-            info = self._ask("copy", path, self._store.set_mode, _key(path), source["mode"])
-        old = self.table.get(path)
-        meta = replace(
-            self._changed(path, info, actor),
-            mode=source["mode"],
-            mime_type=source["mime_type"],
-            attributes=dict(source["attributes"]),
-            version=old.meta.version + 1 if old else 1,
-        )
-        txn.put(self.table, path, meta)
-        event = actor.event(
-            FILE_WRITE, self.absolute(path), etag=meta.etag, size=meta.size, version=meta.version
-        )
-        txn.event(event)
+    def _stage(
+        self, operation: str, target: str, staging: str, entries: Iterable[TreeEntry]
+    ) -> list[tuple[TreeEntry, KeyInfo]]:
+        """Write all entries below the hidden key ``staging``, which nobody else goes by."""
+        staged: list[tuple[TreeEntry, KeyInfo]] = []
+        for entry in entries:
+            key = staging + ("" if entry.relative == "/" else entry.relative)
+            if entry.meta.entry_type != DT_REG:
+                info = self._tree.ask(operation, target, self._store.create_dir, key)
+            else:
+                info = self._store_verified(operation, join(target, entry.relative), key, entry)
+                info = self._with_mode(operation, target, key, info, entry.meta.mode)
+            staged.append((entry, info))
+        for entry, info in reversed(staged):  # what lies in a directory before its own mode
+            if info.is_directory:
+                key = staging + ("" if entry.relative == "/" else entry.relative)
+                self._with_mode(operation, target, key, info, entry.meta.mode)
+        return staged
+
+    def _store_verified(self, operation: str, path: str, key: str, entry: TreeEntry) -> KeyInfo:
+        digest = RunningDigest()
+        info = self._tree.ask(operation, path, self._store.write, key, digest.through(entry.pieces))
+        stored = self._tree.ask(operation, path, self._store.stream, key, info)
+        if self._tree.ask(operation, path, hex_digest_of, stored) != digest.hex():
+            raise CorruptionError(
+                operation, self.absolute(path), "what was stored does not read as it was written"
+            )
+        return info
+
+    def _with_mode(
+        self, operation: str, relative: str, key: str, info: KeyInfo, mode: int
+    ) -> KeyInfo:
+        if not self._store.capabilities.modes or info.mode == mode:
+            return info
+        return self._tree.ask(operation, relative, self._store.set_mode, key, mode)
 
     # -- the rest -----------------------------------------------------------------------------
+
+    def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool) -> Leftovers:
+        def call() -> Leftovers:
+            return self._store.remove_leftovers(untouched_since_ns, dry_run=dry_run)
+
+        return self._tree.ask("gc", "/", call)
 
     def sync(self) -> None:
         self._store.sync()
 
     def close(self) -> None:
+        self.table.close()
         self._store.close()
 
 
-def _key(relative: str) -> str:
-    return relative[1:]
+def _etag(info: KeyInfo) -> str:
+    return "" if info.is_directory else f"fp:{info.fingerprint}"
 
 
-def _beneath(path: str, top: str) -> str:
-    return path if top == "/" else path[len(top) :] or "/"
+def _etags(inventory: dict[str, KeyInfo]) -> dict[str, str]:
+    return {path: _etag(info) for path, info in inventory.items()}
 
 
 def _joined(buf: Buffer | Iterable[Buffer]) -> Buffer:

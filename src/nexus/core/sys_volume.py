@@ -8,11 +8,16 @@ revision of ``journal`` is that of the last commit: where a watch begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, NoReturn
 
-from nexus.contracts.errors import AccessDeniedError, InvalidArgumentError, NotSupportedError
+from nexus.contracts.errors import (
+    AccessDeniedError,
+    InvalidArgumentError,
+    NotSupportedError,
+    shown,
+)
 from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
 from nexus.contracts.lock_manager import LockHold
 from nexus.contracts.metadata import (
@@ -25,9 +30,14 @@ from nexus.contracts.metadata import (
 from nexus.contracts.object_store import Content
 from nexus.core.inode_table import Transaction, journal
 from nexus.core.sealed_store import SealedStore
-from nexus.core.volume import Actor, TreeEntry, Volume, is_directory, missing
+from nexus.core.volume import Actor, Departure, Volume, is_directory, missing
 
 SYS_POINT = "/__sys__"
+_LARGEST = (1 << 63) - 1
+_LARGEST_SEQUENCE = {1: _LARGEST, 2: (1 << 32) - 1}
+"""What the last part of a cursor can be: a revision, or a sequence within one."""
+VIEW_PAGE = 10_000
+"""Entries in a page of a view that is asked for without a limit."""
 _DIRECTORIES = ("journal", "locks", "mounts", "versions")
 
 
@@ -37,6 +47,7 @@ class SysVolume(Volume):
     point = SYS_POINT
     keeps_versions = False
     atomic_batch = False
+    snapshot_entries = 0
     immutable_content = True
 
     def __init__(
@@ -119,9 +130,6 @@ class SysVolume(Volume):
             raise missing(operation, self.absolute(relative))
         raise is_directory(operation, self.absolute(relative))
 
-    def stream(self, relative: str) -> Iterator[bytes]:
-        yield self.read("read", relative, None, 0, None)
-
     def names(self, relative: str) -> list[str] | None:
         return list(_DIRECTORIES) if relative == "/" else []
 
@@ -186,14 +194,15 @@ class SysVolume(Volume):
     def check_target(self, operation: str, target: str, source_is_directory: bool) -> None:
         self._refuse(operation, target)
 
+    def send(self, operation: str, relative: str, *, is_move: bool) -> Departure:
+        if self.stat(relative) is None:
+            raise missing(operation, self.absolute(relative))
+        raise NotSupportedError(operation, self.absolute(relative), "views hold no files")
+
     def receive(
-        self,
-        txn: Transaction,
-        target: str,
-        entries: Iterable[tuple[TreeEntry, Iterable[Buffer]]],
-        actor: Actor,
+        self, txn: Transaction, operation: str, target: str, departure: Departure, actor: Actor
     ) -> int:
-        self._refuse("copy", target)
+        self._refuse(operation, target)
 
     def sync(self) -> None:
         """Nothing is stored here."""
@@ -206,15 +215,23 @@ def _position(cursor: str | None, parts: int) -> tuple[int, ...]:
     if cursor is None:
         return (0,) * parts
     fields = cursor.split(".") if isinstance(cursor, str) else []
-    if len(fields) != parts or not all(field.isdecimal() for field in fields):
-        raise InvalidArgumentError("readdir", None, f"{cursor!r} is not a cursor of this listing")
-    return tuple(int(field) for field in fields)
+    known = all(len(f) <= 19 and f.isascii() and f.isdecimal() for f in fields)
+    position = tuple(int(field) for field in fields) if known else ()
+    if (
+        len(position) != parts
+        or max(position) > _LARGEST
+        or position[-1] > _LARGEST_SEQUENCE[parts]
+    ):
+        raise InvalidArgumentError(
+            "readdir", None, f"{shown(cursor)} is not a cursor of this listing"
+        )
+    return position
 
 
 def _page(
     items: Iterator[tuple[str, Stat]], limit: int | None, details: bool, place: str
 ) -> DirectoryPage:
-    taken = list(items if limit is None else islice(items, limit))
-    more = limit is not None and next(items, None) is not None
+    taken = list(islice(items, limit or VIEW_PAGE))
+    more = next(items, None) is not None
     entries = (stat if details else f"{SYS_POINT}/{place}/{at}" for at, stat in taken)
     return DirectoryPage(entries, taken[-1][0] if more else None)

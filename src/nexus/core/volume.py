@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import mimetypes
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -29,8 +29,8 @@ from nexus.contracts.errors import (
 )
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
-from nexus.contracts.metadata import Buffer, Stat
-from nexus.contracts.object_store import Content, ContentStoreABC
+from nexus.contracts.metadata import Buffer, FileMetadata, Stat
+from nexus.contracts.object_store import Content, ContentStoreABC, Leftovers
 from nexus.core.inode_table import Transaction
 from nexus.lib.paths import join
 
@@ -68,10 +68,25 @@ class Actor(NamedTuple):
 
 
 class TreeEntry(NamedTuple):
-    """One entry of a subtree on its way to another volume."""
+    """One entry of a subtree on its way to another volume, with its bytes if it is a file."""
 
     relative: str
-    stat: Stat
+    meta: FileMetadata
+    pieces: Iterable[Buffer]
+
+
+class Departure(NamedTuple):
+    """A file or a subtree on its way to another volume.
+
+    ``entries`` come parents first; the first has the relative path ``/``. Taking them to the end
+    raises ConflictError when others changed meanwhile what was to be one version.
+    """
+
+    is_directory: bool
+    is_move: bool
+    entries: Iterator[TreeEntry]
+    remove: Callable[[Transaction, Actor], None]
+    """Takes away the source, once it is at the target. Errors: ConflictError, and all stays."""
 
 
 class Volume(ABC):
@@ -82,6 +97,8 @@ class Volume(ABC):
     atomic_batch: bool
     immutable_content: bool
     """A record names bytes that never change, so that reading needs no lock."""
+    snapshot_entries: int
+    """How many entries of a directory one scan shows as of one moment; 0: not even a page."""
 
     def absolute(self, relative: str) -> str:
         """Return the absolute path of a volume path."""
@@ -98,10 +115,6 @@ class Volume(ABC):
         self, operation: str, relative: str, count: int | None, offset: int, version: int | None
     ) -> bytes:
         """Return bytes of a file. Errors: as sys_read."""
-
-    @abstractmethod
-    def stream(self, relative: str) -> Iterator[bytes]:
-        """Yield a file's bytes in bounded memory. Errors: as sys_read."""
 
     @abstractmethod
     def names(self, relative: str) -> list[str] | None:
@@ -191,17 +204,20 @@ class Volume(ABC):
         """Raise unless a file or a directory may go to ``target``, as rename(2) has it."""
 
     @abstractmethod
-    def receive(
-        self,
-        txn: Transaction,
-        target: str,
-        entries: Iterable[tuple[TreeEntry, Iterable[Buffer]]],
-        actor: Actor,
-    ) -> int:
-        """Write a file or a subtree that comes from another volume; return the entries written.
+    def send(self, operation: str, relative: str, *, is_move: bool) -> Departure:
+        """Return a file or a subtree for another volume to receive.
 
-        Entries come parents first; the first has the relative path ``/`` and is what
-        ``target`` becomes. The target is known to be free, or a file to replace by a file.
+        A move takes all that is there or is refused before anything is read. Errors: as sys_read;
+        NotSupportedError for what cannot be taken along.
+        """
+
+    @abstractmethod
+    def receive(
+        self, txn: Transaction, operation: str, target: str, departure: Departure, actor: Actor
+    ) -> int:
+        """Write what comes from another volume, verified; return how many entries that was.
+
+        ``target`` has passed :meth:`check_target`. A move keeps owner, times and version.
         """
 
     # -- the rest -----------------------------------------------------------------------------
@@ -211,6 +227,10 @@ class Volume(ABC):
         raise NotSupportedError(
             "content", self.point, "this mount is not content-addressed", hint="use a CAS mount"
         )
+
+    def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool) -> Leftovers:
+        """Remove what dead processes left unfinished behind the volume; say what it was."""
+        return Leftovers(0, 0)
 
     @abstractmethod
     def sync(self) -> None:
@@ -230,9 +250,13 @@ def mime_type_of(path: str) -> str:
 
 
 def check_precondition(
-    operation: str, path: str, condition: Precondition | None, etag: str | None
+    operation: str,
+    path: str,
+    condition: Precondition | None,
+    etag: str | None,
+    revision: int | None,
 ) -> None:
-    """Raise ConflictError unless the condition holds for the file's etag (None: no file)."""
+    """Raise ConflictError unless the condition holds for the file (None, None: no file)."""
     if condition is None:
         return
     wanted, unwanted = condition.if_match, condition.if_none_match
@@ -244,6 +268,14 @@ def check_precondition(
     if unwanted is not None and etag is not None and unwanted in ("*", etag):
         raise ConflictError(
             operation, path, f"if_none_match={unwanted} but the file has etag {etag}"
+        )
+    if condition.if_revision is not None and condition.if_revision != revision:
+        found = "nothing is there" if revision is None else f"the file is of revision {revision}"
+        raise ConflictError(
+            operation,
+            path,
+            f"if_revision={condition.if_revision} but {found}",
+            hint="read it again, then retry",
         )
 
 

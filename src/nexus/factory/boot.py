@@ -7,6 +7,7 @@ what the parts do is theirs.
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import secrets
 import time
@@ -18,19 +19,22 @@ from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import ConfigError
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import TransportABC
+from nexus.core import fork_guard
 from nexus.core.flusher import Flusher
+from nexus.core.fsck import Checker
 from nexus.core.nexus_fs import NexusFS
 from nexus.core.recovery import recover
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.core.volume import Actor
 from nexus.factory.data_directory import CONTENT, METASTORE, DataDirectory, default_path
 from nexus.factory.drivers import DriverRegistry, read_label
-from nexus.lib.disk import Disk
+from nexus.lib.disk import Disk, folder_place
 from nexus.storage.metastore.memory import MemoryMetastore
 from nexus.storage.object_store.local_transport import LocalTransport
 from nexus.storage.object_store.memory_transport import MemoryTransport
 
 IN_MEMORY = ":memory:"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,14 @@ def boot(
             _in_memory(clock_ns) if settings.data_dir == IN_MEMORY else _on_disk(settings, disk)
         )
         undo.callback(storage.release)
-        registry = DriverRegistry(storage.owner_id, disk, clock_ns, durable=storage.was_left_synced)
+        registry = DriverRegistry(
+            storage.owner_id,
+            disk,
+            clock_ns,
+            durable=storage.was_left_synced,
+            data_directory=storage.place,
+            strict=durable,
+        )
         nx = NexusFS(
             storage.metastore,
             context=context,
@@ -78,6 +89,8 @@ def boot(
         nx.mounts.mount("/", root, actor)
         nx.mounts.restore(context, actor.now_ns)
         if storage.was_cut_off:
+            if settings.accept_loss:
+                _mend_records(nx)
             recover(nx, actor)
         storage.finish()
         undo.pop_all()
@@ -85,6 +98,12 @@ def boot(
         nx.on_closing(Flusher(nx.sync).stop)
     nx.on_close(lambda: storage.release(synced=nx.closed_cleanly))
     return nx
+
+
+def _mend_records(nx: NexusFS) -> None:
+    """Repair the records that recovery is going to read: one it cannot read would stop it."""
+    for problem in Checker(nx.store, nx.volumes()).run(repair=True, content=False).problems:
+        _log.warning("%s: %s: %s", problem.object, problem.problem, problem.advice)
 
 
 def _durable(settings: Settings) -> bool:
@@ -112,8 +131,15 @@ class _Storage:
         self.owner_id = directory.descriptor.id if directory else secrets.token_hex(8)
         self.was_left_synced = directory is None or directory.was_left_synced
         self.was_cut_off = directory is not None and directory.was_cut_off
+        self.place = folder_place(os.path.realpath(directory.path)) if directory else ()
         self._directory = directory
         self._undo = undo
+        fork_guard.watch(self)
+
+    def in_forked_child(self) -> None:
+        """Let go of the lock, which a child would keep when its parent has ended."""
+        if self._directory is not None:
+            self._directory.close()
 
     def finish(self) -> None:
         """End a creation or a recovery, now that everything is there."""

@@ -28,6 +28,7 @@ from nexus.contracts.errors import (
     DataDirectoryLockedError,
     NexusError,
 )
+from nexus.lib.boot_id import boot_id
 from nexus.lib.disk import Disk, storage_error
 from nexus.lib.hashing import hex_digest
 
@@ -217,19 +218,6 @@ def _parse(path: str) -> Descriptor:
 def _damaged(path: str, reason: str) -> CorruptionError:
     hint = "restore the file from a backup, or delete it: the next start writes it anew"
     return CorruptionError("open", path, f"the descriptor is damaged: {reason}", hint=hint)
-
-
-def boot_id() -> str:
-    """Return what the machine's current uptime is called, ``unknown`` where it has no name.
-
-    Where it is unknown, a power cut looks like a kill: damaged content is then reported when it
-    is read, not recovered from.
-    """
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return "unknown"
 
 
 def default_path() -> str:

@@ -15,14 +15,19 @@ import msgspec
 
 from nexus.contracts.errors import BusyError, ConfigError, CorruptionError, NexusError
 from nexus.contracts.object_store import ObjectStoreABC, TransportABC
-from nexus.lib.disk import Disk
+from nexus.lib.disk import Disk, places_overlap
 from nexus.lib.hashing import hex_digest
 from nexus.storage.object_store.cas_store import CasStore
 from nexus.storage.object_store.local_transport import LocalTransport
+from nexus.storage.object_store.loose_objects import LooseObjects
 from nexus.storage.object_store.memory_transport import MemoryTransport
+from nexus.storage.object_store.object_database import ObjectDatabase
 from nexus.storage.object_store.path_store import PathStore
+from nexus.storage.object_store.segment_objects import SegmentObjects
 
 LABEL_KEY = "volume.json"
+SEGMENTS = "segments"
+"""The folder of packed objects within a content store on a local disk."""
 
 
 class VolumeLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,15 +65,26 @@ class DriverRegistry:
     """Opens drivers for one filesystem.
 
     ``owner_id`` names the metastore that will hold the records; ``durable`` says that whoever had
-    it open before left everything synced.
+    it open before left everything synced, ``strict`` that every write will be synced.
+    ``data_directory`` is the place of what the filesystem itself consists of, in which and around
+    which nothing is mounted.
     """
 
     def __init__(
-        self, owner_id: str, disk: Disk, clock_ns: Callable[[], int], *, durable: bool
+        self,
+        owner_id: str,
+        disk: Disk,
+        clock_ns: Callable[[], int],
+        *,
+        durable: bool,
+        strict: bool = False,
+        data_directory: tuple[str, ...] = (),
     ) -> None:
+        self._data_directory = data_directory
         self._owner_id = owner_id
         self._disk = disk
         self._durable = durable
+        self._strict = strict
         self._clock_ns = clock_ns
         self._openers: dict[str, Callable[[_Options], ObjectStoreABC]] = {
             "cas_local": self._cas_local,
@@ -82,13 +98,16 @@ class DriverRegistry:
         """The names that a description's ``driver`` can have."""
         return sorted(self._openers)
 
-    def open(self, description: Mapping[str, Any]) -> tuple[ObjectStoreABC, dict[str, Any]]:
+    def open(
+        self, description: Mapping[str, Any], check_place: Callable[[tuple[str, ...]], None]
+    ) -> tuple[ObjectStoreABC, dict[str, Any]]:
         """Open what a description asks for; return it with the description to remember.
 
         That one holds absolute paths, so that it means the same from any working directory.
+        ``check_place`` raises where the folder is not free, before anything is written there.
         Errors: ConfigError, BusyError, StorageError.
         """
-        options = _Options(description)
+        options = _Options(description, check_place)
         name = options.take("driver", str)
         opener = self._openers.get(name)
         if opener is None:
@@ -128,7 +147,16 @@ class DriverRegistry:
         return self._store(transport, name, label)
 
     def _store(self, transport: TransportABC, name: str, label: VolumeLabel) -> CasStore:
-        return CasStore(transport, name=name, volume_id=label.volume_id, clock_ns=self._clock_ns)
+        objects: ObjectDatabase = LooseObjects(transport)
+        if isinstance(transport, LocalTransport):
+            objects = SegmentObjects(
+                f"{transport.root}/{SEGMENTS}",
+                objects,
+                disk=self._disk,
+                clock_ns=self._clock_ns,
+                zeros_ahead=self._strict,
+            )
+        return CasStore(objects, name=name, volume_id=label.volume_id, clock_ns=self._clock_ns)
 
     def _write_label(self, transport: TransportABC, volume_id: str) -> VolumeLabel:
         label = VolumeLabel(volume_id, self._owner_id).sealed()
@@ -146,7 +174,7 @@ class DriverRegistry:
         root = options.folder("root", create=True)
         adopt = options.take("adopt", bool, False)
         options.finish()
-        transport = LocalTransport(root, disk=self._disk, durable=self._durable)
+        transport = self._local(root, options, confined=False)
         return self.content_store(transport, "cas_local", adopt=adopt)
 
     def _cas_memory(self, options: _Options) -> ObjectStoreABC:
@@ -158,9 +186,21 @@ class DriverRegistry:
     def _path_local(self, options: _Options) -> ObjectStoreABC:
         root = options.folder("root", create=False)
         options.finish()
-        transport = LocalTransport(root, disk=self._disk, confined=True, durable=self._durable)
+        transport = self._local(root, options, confined=True)
         volume_id = "path-" + hex_digest(root.encode())[:16]
         return PathStore(transport, name="path_local", volume_id=volume_id)
+
+    def _local(self, root: str, options: _Options, *, confined: bool) -> LocalTransport:
+        transport = LocalTransport(root, disk=self._disk, confined=confined, durable=self._durable)
+        try:
+            options.check_place(transport.place)
+            if places_overlap(transport.place, self._data_directory):
+                reason = f"{root} and the data directory lie in one another"
+                raise BusyError("mount", None, reason, hint="mount a folder that is apart")
+        except BaseException:
+            transport.close()
+            raise
+        return transport
 
     def _path_memory(self, options: _Options) -> ObjectStoreABC:
         options.finish()
@@ -173,7 +213,10 @@ class DriverRegistry:
 class _Options:
     """A description's keys, taken one by one; what nobody took is an error."""
 
-    def __init__(self, description: Mapping[str, Any]) -> None:
+    def __init__(
+        self, description: Mapping[str, Any], check_place: Callable[[tuple[str, ...]], None]
+    ) -> None:
+        self.check_place = check_place
         self._left = dict(description)
         self.resolved = dict(description)
 

@@ -22,6 +22,10 @@ from nexus.contracts.errors import (
 )
 from nexus.contracts.metadata import Buffer
 
+_KEEP_SIZE = 1  # linux/falloc.h
+_PUNCH_HOLE = 2
+_fdatasync = getattr(os, "fdatasync", os.fsync)
+
 
 class Disk:
     """Plain operating system calls. Stateless, so shared freely between threads."""
@@ -58,9 +62,30 @@ class Disk:
         while written < len(rest):
             written += os.write(fd, rest[written:])
 
+    def pwrite_all(self, fd: int, data: Buffer, offset: int) -> None:
+        """Write every byte at ``offset``. Errors: OSError, with a prefix written."""
+        written = os.pwrite(fd, data, offset)
+        if written == len(data):
+            return
+        rest = memoryview(data)
+        while written < len(rest):
+            written += os.pwrite(fd, rest[written:], offset + written)
+
+    def truncate(self, fd: int, size_bytes: int) -> None:
+        """ftruncate(2)."""
+        os.ftruncate(fd, size_bytes)
+
+    def size(self, fd: int) -> int:
+        """Return the size of an open file: fstat(2)."""
+        return os.fstat(fd).st_size
+
     def fsync(self, fd: int) -> None:
         """fsync(2)."""
         os.fsync(fd)
+
+    def fdatasync(self, fd: int) -> None:
+        """fdatasync(2): the bytes and the size, not the times; fsync(2) where there is none."""
+        _fdatasync(fd)
 
     def syncfs(self, fd: int) -> None:
         """syncfs(2): write out the whole filesystem that holds ``fd``.
@@ -71,6 +96,20 @@ class Disk:
         if libc.syncfs(fd) != 0:
             number = _last_c_error()
             raise OSError(number, os.strerror(number))
+
+    def punch_hole(self, fd: int, offset: int, count: int) -> bool:
+        """fallocate(2): give a range of a file back to the disk, so that it reads as zeros.
+
+        Return False where the filesystem cannot.
+        """
+        if not sys.platform.startswith("linux"):
+            return False
+        if _fallocate()(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, count) == 0:
+            return True
+        number = _last_c_error()
+        if number in (errno.EOPNOTSUPP, errno.ENOSYS):
+            return False
+        raise OSError(number, os.strerror(number))
 
     def rename(self, source: str, target: str) -> None:
         """rename(2): atomic, replaces a file at the target."""
@@ -93,6 +132,21 @@ class Disk:
             self.close(fd)
 
 
+def folder_place(path: str) -> tuple[str, ...]:
+    """Return what tells a folder and those above it apart, whatever names they go by.
+
+    Outermost first; ``path`` is real and absolute. Errors: OSError.
+    """
+    parts = path.rstrip("/").split("/")
+    folders = ("/".join(parts[:end]) or "/" for end in range(1, len(parts) + 1))
+    return tuple(f"{status.st_dev:x}:{status.st_ino:x}" for status in map(os.stat, folders))
+
+
+def places_overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Return whether two places are one folder, or one lies within the other."""
+    return bool(one and other) and (one[-1] in other or other[-1] in one)
+
+
 @cache
 def can_syncfs() -> bool:
     """Return whether syncfs(2) is there and reports write errors: Linux from 5.8 on."""
@@ -111,6 +165,15 @@ def _libc() -> Any:
     import ctypes  # costs a millisecond at start-up, which most runs do not need
 
     return ctypes.CDLL(None, use_errno=True)
+
+
+@cache
+def _fallocate() -> Any:
+    import ctypes  # as above
+
+    function = _libc().fallocate
+    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return function
 
 
 def _last_c_error() -> int:

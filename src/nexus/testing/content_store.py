@@ -284,6 +284,48 @@ class ContentStoreSuite:
         with pytest.raises(InvalidArgumentError):
             store.splice("", -1, b"x")
 
+    # Several at once
+
+    @_properties
+    @given(sizes=st.lists(st.sampled_from([0, 1, 700, 1024, 1025, 9_000]), max_size=8))
+    def test_several_contents_are_stored_as_one_by_one(self, sizes: list[int]) -> None:
+        contents = [_sample(size, number % 4) for number, size in enumerate(sizes)]
+        with closing(self.make()) as store, closing(self.make()) as other:
+            written = store.write_many(contents)
+            assert written == [other.write_content(data) for data in contents]
+            assert [store.read_content(content.etag) for content in written] == contents
+            for content in written:
+                store.unpin(content.etag)  # each is pinned once for each time it was given
+
+    # Structure
+
+    def test_a_store_that_is_whole_has_nothing_wrong_with_its_structure(
+        self, store: ContentStoreABC
+    ) -> None:
+        etag = store.write_content(self.large()).etag
+        assert store.check_structure() == []
+        assert store.check_structure(repair=True) == []
+        assert store.read_content(etag) == self.large()
+
+    def test_compaction_keeps_what_is_stored_and_what_is_set_aside(
+        self, store: ContentStoreABC
+    ) -> None:
+        kept = store.write_content(b"kept").etag
+        aside = _unpinned(store, b"aside")
+        for number in range(50):
+            _unpinned(store, _noise(number, 900))
+        self._collect_everything(store)
+        assert store.purge_quarantine(1 << 62) > 0
+        store.write_content(b"aside")
+        store.unpin(aside)
+        self._collect_everything(store)
+        store.compact()
+        assert store.read_content(kept) == b"kept"
+        with pytest.raises(ContentNotFoundError):
+            store.read_content(aside)
+        assert store.restore_object(aside[3:])
+        assert store.read_content(aside) == b"aside"
+
     # Failing writes
 
     def test_an_iterable_that_raises_stores_no_content(self, store: ContentStoreABC) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from nexus.contracts.errors import (
+    ConflictError,
     ContentNotFoundError,
     DirectoryNotEmptyError,
     InvalidArgumentError,
@@ -266,6 +267,64 @@ class NamespaceStoreSuite:
         store.rename("tree", staged)
         assert store.list_dir("") == []
         assert store.remove(f"{staged}/d/file") is True
+
+    def test_staging_names_are_the_store_s_own(self, store: NamespaceStoreABC) -> None:
+        staged = store.staging_path("d/file")
+        assert store.is_hidden(staged)
+        assert store.is_hidden(f"{staged}/beneath")
+        store.write(f"{staged}/beneath", b"")
+        assert store.stat(f"{staged}/beneath") is None
+        for theirs in ("d/file", ".nexus-tmp-", ".nexus-tmp-notes", "d/.nexus-tmp-1-2-3"):
+            assert not store.is_hidden(theirs)
+            assert store.write(theirs, b"kept") == store.stat(theirs)
+
+    # -- taking away --------------------------------------------------------------------------
+
+    def test_a_stream_is_of_the_version_that_was_asked_for(self, store: NamespaceStoreABC) -> None:
+        version = store.write("file", b"one")
+        assert b"".join(store.stream("file", version)) == b"one"
+        newer = store.write("file", b"two")
+        with pytest.raises(ConflictError):
+            list(store.stream("file", version))
+        stream = store.stream("file", newer)
+        next(stream)
+        store.write("file", b"six")
+        with pytest.raises(ConflictError):
+            list(stream)
+
+    def test_an_inventory_holds_everything_beneath(self, store: NamespaceStoreABC) -> None:
+        store.write("d/file", b"1")
+        store.write("d/e/file", b"22")
+        inventory = store.inventory("d")
+        assert {path: info.size for path, info in inventory.items() if not info.is_directory} == {
+            "/file": 1,
+            "/e/file": 2,
+        }
+        assert {path for path, info in inventory.items() if info.is_directory} == {"/", "/e"}
+        assert list(store.inventory("d/file")) == ["/"]
+        with pytest.raises(ContentNotFoundError):
+            store.inventory("absent")
+
+    @pytest.mark.parametrize("path", ["d", "d/file"])
+    def test_what_is_unchanged_is_removed(self, store: NamespaceStoreABC, path: str) -> None:
+        store.write("d/file", b"1")
+        store.remove_unchanged(path, store.inventory(path))
+        assert store.stat(path) is None
+
+    @pytest.mark.parametrize("changed", ["d/file", "d/new", "d/e/new"])
+    @pytest.mark.parametrize("path", ["d", "d/file"])
+    def test_what_is_not_as_described_stays(
+        self, store: NamespaceStoreABC, path: str, changed: str
+    ) -> None:
+        store.write("d/file", b"1")
+        store.create_dir("d/e")
+        inventory = store.inventory(path)
+        store.write(changed, b"2")
+        if changed.startswith(path):
+            with pytest.raises(ConflictError):
+                store.remove_unchanged(path, inventory)
+            assert store.read(changed) == b"2"
+            assert store.stat("d/file") is not None
 
     def test_sync_and_close_may_be_called_again(self, store: NamespaceStoreABC) -> None:
         store.write("file", b"value")

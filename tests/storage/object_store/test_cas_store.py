@@ -18,6 +18,7 @@ from nexus.lib.chunking import DEFAULT_CHUNKING, ChunkingParameters
 from nexus.lib.disk import Disk
 from nexus.storage.object_store.cas_store import CasStore
 from nexus.storage.object_store.local_transport import LocalTransport
+from nexus.storage.object_store.loose_objects import LooseObjects
 from nexus.storage.object_store.memory_transport import MemoryTransport
 from nexus.testing.content_store import ContentStoreSuite
 
@@ -30,7 +31,13 @@ def make_store(
     clock_ns: Callable[[], int] | None = None,
 ) -> CasStore:
     clock_ns = clock_ns or itertools.count(1).__next__
-    return CasStore(transport, name="cas", volume_id="volume", clock_ns=clock_ns, chunking=chunking)
+    return CasStore(
+        LooseObjects(transport),
+        name="cas",
+        volume_id="volume",
+        clock_ns=clock_ns,
+        chunking=chunking,
+    )
 
 
 def key_of(object_id: str) -> str:

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -564,3 +567,111 @@ def test_syncing_a_closed_transport_says_so(local):
     local.close()
     with pytest.raises(ClosedError):
         local.sync()
+
+
+def dead_name(serial: int = 0) -> str:
+    return f"{STAGING_PREFIX}{2**40}-00000000-{serial:x}"
+
+
+def test_a_leftover_directory_does_not_keep_its_parent(root):
+    transport = LocalTransport(str(root))
+    (root / "d" / dead_name() / "deep").mkdir(parents=True)
+    (root / "d" / dead_name() / "deep" / "file").touch()
+    assert transport.remove("d") is True
+    assert everything_in(root) == []
+
+
+@pytest.mark.parametrize("confined", [False, True])
+def test_leftovers_go_once_nobody_touched_them_for_a_while(root, tmp_path, confined):
+    transport = LocalTransport(str(root), confined=confined)
+    (root / "d" / dead_name(1)).mkdir(parents=True)
+    (root / "d" / dead_name(1) / "half").write_bytes(b"123")
+    (root / dead_name(2)).write_bytes(b"45")
+    (root / "d" / staging_name()).write_bytes(b"being written")
+    (root / f"{STAGING_PREFIX}theirs").write_bytes(b"a name of others")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / dead_name(3)).touch()
+    (root / "link").symlink_to(tmp_path / "outside")
+    before = everything_in(root)
+    written_ns = (root / "d" / dead_name(1) / "half").stat().st_mtime_ns
+    assert transport.remove_leftovers(written_ns) == (0, 0)
+    later_ns = written_ns + 3600 * 10**9
+    assert transport.remove_leftovers(later_ns, dry_run=True) == (2, 5)
+    assert everything_in(root) == before
+    assert transport.remove_leftovers(later_ns) == (2, 5)
+    assert len(everything_in(root)) == len(before) - 3
+    assert os.listdir(tmp_path / "outside") == [dead_name(3)]
+    assert transport.remove_leftovers(later_ns) == (0, 0)
+
+
+def test_a_folder_is_known_by_itself_and_those_above_whatever_their_names(root, tmp_path):
+    (root / "inner").mkdir()
+    (tmp_path / "alias").symlink_to(root / "inner")
+    outer = LocalTransport(str(root))
+    inner = LocalTransport(str(tmp_path / "alias"))
+    assert outer.place[-1] in inner.place
+    assert inner.place[-1] not in outer.place
+
+
+def test_a_link_does_not_replace_what_it_leads_to(confined, root):
+    (root / "file").write_bytes(b"kept")
+    (root / "link").symlink_to("file")
+    with pytest.raises(InvalidArgumentError):
+        confined.rename_key("link", "file")
+    assert (root / "file").read_bytes() == b"kept"
+
+
+def test_a_relative_link_is_not_moved_to_where_it_leads_elsewhere(confined, root):
+    (root / "file").write_bytes(b"kept")
+    (root / "d").mkdir()
+    (root / "link").symlink_to("file")
+    with pytest.raises(InvalidArgumentError):
+        confined.rename_key("link", "d/link")
+    confined.rename_key("link", "renamed")
+    assert confined.fetch("renamed") == b"kept"
+
+
+def test_of_two_hard_links_one_is_left_after_a_rename(confined, root):
+    (root / "one").write_bytes(b"kept")
+    os.link(root / "one", root / "two")
+    confined.rename_key("one", "two")
+    assert everything_in(root) == ["two"]
+    assert confined.fetch("two") == b"kept"
+
+
+@contextmanager
+def unprivileged():
+    """A folder, and for the block a user whom permission bits bind."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        os.seteuid(user)
+        shutil.rmtree(folder)
+
+
+def test_a_tree_goes_whatever_the_modes_of_its_folders():
+    with unprivileged() as folder:
+        transport = LocalTransport(str(folder), confined=True)
+        transport.store("d/closed/deep/file", b"x")
+        for key, mode in (("d/closed/deep", 0o500), ("d/closed", 0o000), ("d", 0o500)):
+            transport.set_mode(key, mode)
+        assert transport.remove_tree("d") is True
+        assert os.listdir(folder) == []
+
+
+def test_a_tree_that_cannot_be_deleted_is_shown_again(root, monkeypatch):
+    transport = LocalTransport(str(root), confined=True)
+    transport.store("d/file", b"x")
+
+    def refuse(path):
+        raise PermissionError(errno.EPERM, "not yours", path)
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(AccessDeniedError):
+        transport.remove_tree("d")
+    assert everything_in(root) == ["d", "d/file"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -114,3 +115,69 @@ def test_a_page_of_staging_names_is_not_the_end(store):
         store.write(store.staging_path("x"), b"")
     store.write("z", b"")
     assert keys_of(store.list_dir("", "", 2)) == ["z"]
+
+
+@pytest.mark.parametrize("hidden", ["fifo", "not-utf-8", "leaving-link", "dangling-link"])
+def test_no_inventory_leaves_out_what_listings_do(store, tmp_path, hidden):
+    folder = tmp_path / "d" / "e"
+    folder.mkdir(parents=True)
+    (tmp_path / "d" / "listed").write_bytes(b"1")
+    if hidden == "fifo":
+        os.mkfifo(folder / "fifo")
+    elif hidden == "not-utf-8":
+        (folder / os.fsdecode(b"caf\xe9")).write_bytes(b"2")
+    else:
+        (folder / "link").symlink_to("/etc" if hidden == "leaving-link" else "nowhere")
+    with pytest.raises(NotSupportedError, match="d/e/"):
+        store.inventory("d")
+    assert store.inventory("d/listed").keys() == {"/"}
+
+
+def test_a_linked_directory_is_not_taken_for_an_empty_one(store, tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "d" / "link").symlink_to("../other")
+    with pytest.raises(NotSupportedError, match="d/link"):
+        store.inventory("d")
+
+
+def test_what_others_add_where_no_listing_shows_it_stays(store, tmp_path):
+    store.write("d/file", b"1")
+    inventory = store.inventory("d")
+    os.mkfifo(tmp_path / "d" / "fifo")
+    with pytest.raises(NotSupportedError):
+        store.remove_unchanged("d", inventory)
+    assert sorted(os.listdir(tmp_path / "d")) == ["fifo", "file"]
+
+
+class TakenTransport(MemoryTransport):
+    """Someone else takes the name of what is set aside, having changed it just before."""
+
+    taken = False
+
+    def rename_key(self, source, target):
+        if not self.taken:
+            self.taken = True
+            self.store(source, b"changed by them")
+            super().rename_key(source, target)
+            self.store(source, b"and another")
+        else:
+            super().rename_key(source, target)
+
+
+def test_what_cannot_come_back_gets_a_name_of_its_own():
+    store = PathStore(TakenTransport(), name="taken", volume_id="v")
+    inventory = {"/": store.write("file", b"1")}
+    with pytest.raises(ConflictError):
+        store.remove_unchanged("file", inventory)
+    other, kept = keys_of(store.list_dir(""))
+    assert (store.read(other), store.read(kept)) == (b"and another", b"changed by them")
+
+
+def test_a_copy_that_others_disturb_leaves_the_target_alone():
+    store = PathStore(ChangingTransport(1), name="changing", volume_id="v")
+    store.write("from", b"0123456789")
+    store.write("to", b"kept")
+    with pytest.raises(ConflictError):
+        store.copy("from", "to")
+    assert store.read("to") == b"kept"

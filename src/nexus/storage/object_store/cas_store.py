@@ -1,23 +1,21 @@
-"""CasStore: content-addressed storage over any transport.
+"""CasStore: content-addressed storage over any object database.
 
-Layer: storage. It cuts, hashes, stores, verifies and sets aside; it knows no file names and no
-references, and never decides that content is garbage. Unix counterpart: a filesystem's block
-layer. Keys in the transport::
-
-    <first two hex digits>/<other 62>      an object: a blob, a chunk or a manifest
-    quarantine/<64 hex digits>-<unix ns>   an object the collector has set aside, and when
+Layer: storage. It cuts, hashes, names, verifies and protects; where objects lie is the
+:class:`~nexus.storage.object_store.object_database.ObjectDatabase`'s. It knows no file names and no
+references, and never decides that content is garbage. Unix counterpart: a filesystem's block layer.
 
 1. The same bytes have the same id, however they were fed or spliced together.
-2. No byte leaves the store that was not checked against the hash it was asked for by.
+2. No byte leaves the store that was not checked; see the first promise of an object database.
 3. A chunk is stored before the manifest that names it, and a manifest before its id is returned.
 4. An object is marked in the :class:`CollectionGuard` before its presence is relied on.
 
-Locks: those of the guard and of the caches, each a leaf.
+Locks: those of the guard, of the caches and of the database, in this order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from itertools import chain
 
@@ -28,33 +26,30 @@ from nexus.contracts.errors import (
     ContentNotFoundError,
     CorruptionError,
     InvalidArgumentError,
-    StorageError,
 )
 from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import (
     PIECE_BYTES,
     Content,
     ContentStoreABC,
-    KeyInfo,
+    Leftovers,
     ObjectStoreCapabilities,
     StoredObject,
-    TransportABC,
 )
 from nexus.lib.chunking import DEFAULT_CHUNKING, ChunkingParameters, chunk_buffer, chunk_stream
 from nexus.lib.content_id import (
+    BLOB_TAG,
     EMPTY_CONTENT_ID,
     EMPTY_OBJECT_ID,
     check_object_id,
-    is_object_id,
     manifest_id,
     object_id_of,
     parse_content_id,
 )
 from nexus.lib.manifest import ChunkRef, Manifest, ManifestBuilder, ManifestError
 from nexus.storage.object_store.collection_guard import CollectionGuard, Flight
+from nexus.storage.object_store.object_database import ObjectDatabase
 from nexus.storage.object_store.verified_cache import VerifiedCache
-
-QUARANTINE = "quarantine"
 
 CACHE_BYTES = 8 << 20
 """Budget of verified chunks, and another of decoded manifests: eight of the largest chunks."""
@@ -62,8 +57,10 @@ CACHE_BYTES = 8 << 20
 UNCACHED_BYTES = 64 << 10
 """Smaller objects are read again: that costs about what keeping them would."""
 
+_CHUNKS_AHEAD = 3
+"""How many chunks wait to be stored at most; bounds the memory of a large write."""
+
 _ZEROS = bytes(64 << 10)
-_LIST_LIMIT = 1000
 _DAMAGE_HINT = (
     "restore it from another copy, or write the content again; "
     "`nexus fsck` lists every file that needs it"
@@ -71,11 +68,11 @@ _DAMAGE_HINT = (
 
 
 class CasStore(ContentStoreABC):
-    """Content in a transport. Shared freely between threads; the one user of its transport."""
+    """Content in an object database. Shared freely between threads; owns the database."""
 
     def __init__(
         self,
-        transport: TransportABC,
+        objects: ObjectDatabase,
         *,
         name: str,
         volume_id: str,
@@ -87,13 +84,14 @@ class CasStore(ContentStoreABC):
         self.capabilities = ObjectStoreCapabilities(
             authoritative_namespace=False,
             content_addressed=True,
-            persistent=transport.capabilities.persistent,
-            # Names and modes are records of the metastore, whatever the transport can do.
+            persistent=objects.persistent,
+            # Names and modes are records of the metastore, wherever the bytes lie.
             atomic_rename=True,
             modes=True,
         )
-        self._transport = transport
-        self._fetch = transport.fetch
+        self._objects = objects
+        self._get = objects.get
+        self.place = objects.place
         self._clock_ns = clock_ns
         self._chunking = chunking
         self._guard = CollectionGuard()
@@ -139,13 +137,25 @@ class CasStore(ContentStoreABC):
         return self._write_blob(bytes(buffered))
 
     def _write_chunks(self, chunks: Iterable[memoryview]) -> Content:
-        with self._guard.flight() as flight:
+        # Imported here: only large content needs it, and it costs start-up time.
+        from concurrent.futures import Future, ThreadPoolExecutor
+
+        # Cutting takes about as long as hashing and storing, and all of it runs without the
+        # interpreter's lock: beside each other they take half the time.
+        with self._guard.flight() as flight, ThreadPoolExecutor(1) as beside:
             builder = ManifestBuilder()
+            waiting: deque[Future[None]] = deque()
             for chunk in chunks:
-                self._add_chunk(flight, builder, chunk)
+                # A copy: the chunk's memory is used again for the next one.
+                added = beside.submit(self._add_chunk, flight, builder, bytes(chunk))
+                waiting.append(added)
+                if len(waiting) > _CHUNKS_AHEAD:
+                    waiting.popleft().result()
+            while waiting:
+                waiting.popleft().result()
             return self._write_manifest(flight, builder)
 
-    def _add_chunk(self, flight: Flight, builder: ManifestBuilder, chunk: memoryview) -> None:
+    def _add_chunk(self, flight: Flight, builder: ManifestBuilder, chunk: Buffer) -> None:
         object_id = object_id_of(chunk)
         # What this write has stored itself (a run of zeros, say) needs no second look.
         if self._guard.hold(flight, object_id):
@@ -164,20 +174,31 @@ class CasStore(ContentStoreABC):
 
     def _put(self, object_id: str, data: Buffer) -> None:
         """Store an object unless it is there, intact. The caller has marked it."""
-        if not data:
-            return  # empty content needs no object
-        key = object_id[:2] + "/" + object_id[2:]
-        # For an absent key, asking is cheaper than an error of fetch.
-        if not self._transport.exists(key) or not self._holds(key, data):
-            self._transport.store(key, data)
+        if data:  # empty content needs no object
+            self._objects.put(object_id, data)
 
-    def _holds(self, key: str, data: Buffer) -> bool:
+    def write_many(self, contents: Sequence[Buffer]) -> list[Content]:
+        """Store several contents and pin each; small ones in one go."""
+        threshold = self._chunking.threshold_bytes
+        small: list[tuple[str, Buffer]] = []
+        answers: list[Content] = []
         try:
-            stored = self._fetch(key, 0, len(data))
-        except (ContentNotFoundError, StorageError):
-            # Gone since it was asked for, or unreadable: storing it again heals both.
-            return False
-        return stored == bytes(data)
+            for data in contents:
+                flat = _flat(data)
+                if len(flat) > threshold:
+                    answers.append(self.write_content(flat))
+                    continue
+                object_id = blake3(flat).hexdigest()
+                self._guard.pin(BLOB_TAG + object_id, object_id)
+                answers.append(Content(BLOB_TAG + object_id, len(flat)))
+                if flat:
+                    small.append((object_id, flat))
+            self._objects.put_many(small)
+        except BaseException:
+            for content in answers:
+                self._guard.unpin(content.etag)
+            raise
+        return answers
 
     # Splicing
 
@@ -328,14 +349,11 @@ class CasStore(ContentStoreABC):
                 yield data
 
     def _chunk(self, operation: str, etag: str, chunk: ChunkRef) -> bytes:
-        """Fetch a chunk and check its seal, which the hash of the manifest vouches for."""
-        object_id = chunk.object_id
-        try:
-            data = self._fetch(object_id[:2] + "/" + object_id[2:], 0, chunk.size)
-        except ContentNotFoundError as error:
-            raise _missing(operation, etag, object_id) from error
-        if len(data) != chunk.size or xxh3_64_intdigest(data) != chunk.seal:
-            raise _damaged(operation, etag, object_id, "its bytes do not match its seal")
+        """Return a chunk, checked by its seal, which the hash of the manifest vouches for."""
+        data = self._object(operation, etag, chunk.object_id, chunk.size, chunk.seal)
+        if len(data) != chunk.size:
+            reason = "its size is not what the manifest says"
+            raise _damaged(operation, etag, chunk.object_id, reason)
         return data
 
     def _manifest(self, operation: str, etag: str, object_id: str) -> Manifest:
@@ -363,21 +381,21 @@ class CasStore(ContentStoreABC):
             self._chunks.put(object_id, data, len(data))
         return data
 
-    def _object(self, operation: str, etag: str, object_id: str, size: int | None) -> bytes:
-        """Fetch a whole object and verify it. ``size`` only saves the transport a look."""
-        key = object_id[:2] + "/" + object_id[2:]
+    def _object(
+        self,
+        operation: str,
+        etag: str,
+        object_id: str,
+        size: int | None,
+        seal: int | None = None,
+    ) -> bytes:
+        """Return a whole object, verified. ``size`` only saves the database a look."""
         try:
-            data = self._fetch(key, 0, size)
-            if blake3(data).hexdigest() == object_id:
-                return data
-            if size is not None:
-                # The size may be wrong rather than the object.
-                data = self._fetch(key)
-                if blake3(data).hexdigest() == object_id:
-                    return data
+            return self._get(object_id, size=size, seal=seal)
         except ContentNotFoundError as error:
             raise _missing(operation, etag, object_id) from error
-        raise _damaged(operation, etag, object_id, "its bytes do not match its hash")
+        except CorruptionError as error:
+            raise CorruptionError(operation, etag, error.reason, hint=_DAMAGE_HINT) from error
 
     # Collection
 
@@ -415,49 +433,35 @@ class CasStore(ContentStoreABC):
     def quarantine_object(self, object_id: str) -> bool:
         """Set an object aside, unless it is protected or absent; return whether it was."""
         check_object_id("quarantine_object", object_id)
-        # A name that sorts by object, so that restoring one looks at one place.
-        target = f"{QUARANTINE}/{object_id}-{self._clock_ns():020d}"
-        taken = self._guard.unless_protected(object_id, lambda: self._move(object_id, target))
+        taken = self._guard.unless_protected(
+            object_id, lambda: self._objects.set_aside(object_id, self._clock_ns())
+        )
         if taken:
             self._chunks.discard(object_id)
             self._manifests.discard(object_id)
         return taken
 
-    def _move(self, object_id: str, target: str) -> bool:
-        try:
-            self._transport.rename_key(_key(object_id), target)
-        except ContentNotFoundError:
-            return False
-        return True
-
     def restore_object(self, object_id: str) -> bool:
-        """Bring a quarantined object back; return whether there was one.
-
-        Errors: CorruptionError when the quarantined bytes are damaged; they stay where they are.
-        """
+        """Bring a quarantined object back, or mend it, see the contract."""
         check_object_id("restore_object", object_id)
-        found = self._transport.list_keys(QUARANTINE, f"{QUARANTINE}/{object_id}-", 1)
-        if not found or not found[0].key.startswith(f"{QUARANTINE}/{object_id}-"):
-            return False
-        # A writer may store the object at this very moment: what replaces it must be intact too.
-        self._verify_key("restore_object", object_id, found[0].key)
-        self._transport.rename_key(found[0].key, _key(object_id))
-        return True
+        try:
+            return self._objects.bring_back(object_id)
+        except CorruptionError as error:
+            reason, hint = error.reason, _DAMAGE_HINT
+            raise CorruptionError("restore_object", object_id, reason, hint=hint) from error
 
     def purge_quarantine(self, quarantined_before_ns: int) -> int:
         """Delete objects set aside before a time (nanoseconds since the epoch)."""
-        freed = 0
-        for info in _all_keys(self._transport, QUARANTINE):
-            object_id, _, at_ns = info.key.rpartition("/")[2].partition("-")
-            known = is_object_id(object_id) and at_ns.isdecimal()
-            if known and int(at_ns) < quarantined_before_ns and self._transport.remove(info.key):
-                freed += info.size
-        return freed
+        return self._objects.purge(quarantined_before_ns)
+
+    def compact(self) -> int:
+        """Give the space of deleted objects back to the disk; return how many bytes."""
+        return self._objects.compact()
 
     def _ensure_present(self, operation: str, etag: str, object_ids: Iterable[str]) -> None:
         """Bring back what a running collection took before the objects were marked."""
         for object_id in object_ids:
-            present = object_id == EMPTY_OBJECT_ID or self._transport.exists(_key(object_id))
+            present = object_id == EMPTY_OBJECT_ID or self._objects.contains(object_id)
             if not present and not self.restore_object(object_id):
                 raise _missing(operation, etag, object_id)
 
@@ -472,43 +476,35 @@ class CasStore(ContentStoreABC):
         return iter(() if object_id == EMPTY_OBJECT_ID else (object_id,))
 
     def list_objects(self) -> Iterator[StoredObject]:
-        """Yield every stored object, in order of its id."""
-        for info in _all_keys(self._transport, ""):
-            if info.key.startswith(QUARANTINE):
-                return  # sorts after every object
-            object_id = info.key.replace("/", "", 1)
-            if info.key[2:3] == "/" and is_object_id(object_id):
-                yield StoredObject(object_id, info.size, info.modified_at_ns)
+        """Yield every stored object, in bounded memory."""
+        return self._objects.objects()
 
     def verify_object(self, object_id: str) -> int:
-        """Check an object's bytes against its id, in bounded memory; return its size."""
+        """Check an object's bytes against its id; return its size."""
         check_object_id("verify_object", object_id)
-        return self._verify_key("verify_object", object_id, _key(object_id))
-
-    def _verify_key(self, operation: str, object_id: str, key: str) -> int:
-        digest = blake3()
-        size = 0
         try:
-            for piece in self._transport.stream(key):
-                digest.update(piece)
-                size += len(piece)
+            return self._objects.verify(object_id)
         except ContentNotFoundError as error:
-            raise _missing(operation, object_id, object_id) from error
-        if digest.hexdigest() != object_id:
-            raise _damaged(operation, object_id, object_id, "its bytes do not match its hash")
-        return size
+            raise _missing("verify_object", object_id, object_id) from error
+        except CorruptionError as error:
+            reason, hint = error.reason, _DAMAGE_HINT
+            raise CorruptionError("verify_object", object_id, reason, hint=hint) from error
+
+    def check_structure(self, *, repair: bool = False) -> list[str]:
+        """Return what is wrong with what finds the objects, mending it with ``repair``."""
+        return self._objects.check(repair=repair)
+
+    def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool = False) -> Leftovers:
+        """Remove what dead processes left, see the contract."""
+        return self._objects.remove_leftovers(untouched_since_ns, dry_run=dry_run)
 
     def sync(self) -> None:
         """Make everything written so far survive a power cut."""
-        self._transport.sync()
+        self._objects.sync()
 
     def close(self) -> None:
-        """Close the transport. Idempotent."""
-        self._transport.close()
-
-
-def _key(object_id: str) -> str:
-    return object_id[:2] + "/" + object_id[2:]
+        """Close the database. Idempotent."""
+        self._objects.close()
 
 
 def _flat(data: Buffer) -> Buffer:
@@ -521,16 +517,6 @@ def _zeros(count: int) -> Iterator[bytes]:
     """Yield ``count`` zero bytes, none for a negative count, in pieces of bounded size."""
     for start in range(0, count, len(_ZEROS)):
         yield _ZEROS[: count - start]
-
-
-def _all_keys(transport: TransportABC, prefix: str) -> Iterator[KeyInfo]:
-    after = ""
-    while True:
-        page = transport.list_keys(prefix, after, _LIST_LIMIT)
-        yield from page
-        if len(page) < _LIST_LIMIT:
-            return
-        after = page[-1].key
 
 
 def _bad_range(operation: str, offset: int, count: int | None) -> InvalidArgumentError:

@@ -19,7 +19,12 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from nexus.contracts.errors import AccessDeniedError, ContentNotFoundError, PathIsDirectoryError
+from nexus.contracts.errors import (
+    AccessDeniedError,
+    ContentNotFoundError,
+    InvalidArgumentError,
+    PathIsDirectoryError,
+)
 
 _DESCRIPTORS = "/proc/self/fd/"
 _NOTHING_THERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
@@ -74,6 +79,21 @@ class Confinement:
         parent, _, name = key.rpartition("/")
         place = self.locate(operation, parent)
         return place.path.rstrip("/") + "/" + name
+
+    def check_move(self, operation: str, key: str, old: str, new: str) -> None:
+        """Refuse to move a link where it would lead to itself, or no more to what it leads to.
+
+        Errors: InvalidArgumentError; OSError.
+        """
+        if not os.path.islink(old):
+            return
+        target = os.path.realpath(old)
+        if old != new and os.path.exists(new) and os.path.samefile(old, new):
+            reason = "a symbolic link would replace the very file that it leads to"
+            raise InvalidArgumentError(operation, key, reason)
+        if os.path.realpath(os.path.join(os.path.dirname(new), os.readlink(old))) != target:
+            reason = "a relative symbolic link would lead elsewhere from there"
+            raise InvalidArgumentError(operation, key, reason)
 
     def open_file(self, operation: str, key: str, open_call: Callable[[str, int], int]) -> int:
         """Open a file for reading. Errors: AccessDeniedError, PathIsDirectoryError; OSError."""

@@ -18,7 +18,7 @@ from itertools import islice
 from nexus.contracts.errors import AccessDeniedError
 from nexus.contracts.object_store import KeyInfo
 from nexus.storage.object_store.confinement import Confinement
-from nexus.storage.object_store.staging import is_staging_name
+from nexus.storage.object_store.staging import is_leftover, is_staging_name
 
 _UNLISTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]").search
 
@@ -55,6 +55,22 @@ class Listing:
                 break
             name_after = names[-1]
         return page
+
+    def unlisted(self, key: str) -> list[str]:
+        """Return the names in a directory that :meth:`entries` leaves out, but for leftovers.
+
+        Errors: OSError where it cannot be read.
+        """
+        base = self._prefix + key + "/" if key else self._prefix
+        names = sorted(os.listdir(base))
+        return [name for name in names if self._is_unlisted(base + name, name)]
+
+    def _is_unlisted(self, path: str, name: str) -> bool:
+        if _UNLISTABLE(name):
+            return True
+        if is_staging_name(name):
+            return not is_leftover(name)
+        return self._listed(path[len(self._prefix) :]) is None and os.path.lexists(path)
 
     def keys(self, prefix: str, after: str, limit: int) -> list[KeyInfo]:
         """Return one page of files at any depth."""

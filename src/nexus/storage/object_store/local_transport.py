@@ -11,7 +11,8 @@ below the root, and special files are not there.
 Invariants:
 
 1. A value appears by rename(2) from a file beside it that listings hide: readers see old or new.
-2. A call that fails leaves no temporary file; a killed process leaves one that is never listed.
+2. A call that fails leaves no temporary file; a killed process leaves one that is never listed,
+   until ``remove_leftovers`` takes it.
 3. Whatever changed is noted for the next sync after it has happened, see
    :mod:`nexus.storage.object_store.local_sync`.
 4. Confined: no byte moves through a link that leaves the root.
@@ -24,7 +25,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
@@ -42,10 +42,12 @@ from nexus.contracts.metadata import DEFAULT_DIRECTORY_MODE, DEFAULT_FILE_MODE, 
 from nexus.contracts.object_store import (
     PIECE_BYTES,
     KeyInfo,
+    Leftovers,
     TransportABC,
     TransportCapabilities,
 )
-from nexus.lib.disk import Disk, storage_error
+from nexus.lib.disk import Disk, folder_place, storage_error
+from nexus.storage.object_store import local_removal
 from nexus.storage.object_store.confinement import (
     Confinement,
     Place,
@@ -54,7 +56,7 @@ from nexus.storage.object_store.confinement import (
 )
 from nexus.storage.object_store.local_listing import Listing
 from nexus.storage.object_store.local_sync import SyncRounds
-from nexus.storage.object_store.staging import is_leftover, is_staging_name, staging_name
+from nexus.storage.object_store.staging import staging_name
 
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY
 _READ = os.O_RDONLY
@@ -101,6 +103,7 @@ class LocalTransport(TransportABC):
         self._confinement = Confinement(self.root) if confined else None
         self._listing = Listing(self._prefix, self.info, self._confinement)
         try:
+            self.place = folder_place(self.root)
             self._rounds = SyncRounds(self.root, disk)
         except OSError as error:
             raise _translate("open", root, error) from error
@@ -302,6 +305,17 @@ class LocalTransport(TransportABC):
                     raise ContentNotFoundError("list_dir", key, "no such directory")
             return self._listing.entries(key, after, limit)
 
+    def unlisted(self, key: str) -> list[str]:
+        """Return the names that listings leave out, see the contract."""
+        with _Translated("unlisted", key):
+            return self._listing.unlisted(key)
+
+    def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool = False) -> Leftovers:
+        """Remove what dead processes left anywhere below the root, see the contract."""
+        with _Translated("remove_leftovers", ""):
+            disk = self._disk
+            return local_removal.sweep(self.root, untouched_since_ns, disk, dry_run=dry_run)
+
     # -- the tree -----------------------------------------------------------------------------
 
     def remove(self, key: str) -> bool:
@@ -334,11 +348,10 @@ class LocalTransport(TransportABC):
     def _remove_leftovers(self, key: str, path: str) -> None:
         """Remove what killed processes left, where the directory holds nothing else."""
         names = os.listdir(path)
-        kept = [name for name in names if not (is_staging_name(name) and is_leftover(name))]
-        if kept:
+        if not all(map(local_removal.is_dead, names)):
             raise DirectoryNotEmptyError("remove", key, "the directory is not empty")
         for name in names:
-            self._disk.unlink(f"{path}/{name}")
+            local_removal.delete(f"{path}/{name}", self._disk)
 
     def remove_tree(self, key: str) -> bool:
         """Remove a key with everything beneath it, see the contract."""
@@ -351,18 +364,27 @@ class LocalTransport(TransportABC):
             return False
         with _Translated("remove_tree", key):
             path = self._entry_path("remove_tree", hidden)
-            if _is_directory(path):
-                shutil.rmtree(path)
-            else:
-                self._disk.unlink(path)
+            try:
+                local_removal.delete(path, self._disk)
+            except BaseException:
+                self._show_again(path, key)
+                raise
             self._rounds.note_removed(path)
         return True
+
+    def _show_again(self, hidden: str, key: str) -> None:
+        # Not to be deleted, so not to be hidden; gc would not delete it either.
+        path = self._entry_path("remove_tree", key, missing_ok=True)
+        if os.path.lexists(hidden) and not os.path.lexists(path):
+            self._disk.rename(hidden, path)
 
     def rename_key(self, source: str, target: str) -> None:
         """Move a key or a directory, see the contract; missing parents are made."""
         with _Translated("rename_key", source):
             old = self._entry_path("rename_key", source)
             new = self._entry_path("rename_key", target, missing_ok=True)
+            if self._confinement is not None:
+                self._confinement.check_move("rename_key", source, old, new)
             with ExitStack() as held:
                 if _is_directory(old):
                     held.enter_context(self._rounds.round_lock)
@@ -377,11 +399,19 @@ class LocalTransport(TransportABC):
     def _rename_entry(self, old: str, new: str) -> None:
         try:
             self._rename(old, new)
+            if self._confinement is not None and old != new and os.path.lexists(old):
+                self._drop_second_name(old, new)
         except FileNotFoundError:
             if not os.path.lexists(old):
                 raise
             self._make_directories(new[: new.rindex("/") + 1])
             self._rename(old, new)
+
+    def _drop_second_name(self, old: str, new: str) -> None:
+        # rename(2) does nothing at all between two hard links to one file.
+        there, moved = os.lstat(old), os.lstat(new)
+        if os.path.samestat(there, moved) and there.st_nlink > 1:
+            self._disk.unlink(old)
 
     def create_dir(self, key: str) -> None:
         """Create a directory and its missing parents, see the contract."""
@@ -454,7 +484,8 @@ class LocalTransport(TransportABC):
 
     def close(self) -> None:
         """Release the root's descriptor. Idempotent; syncs nothing."""
-        self._rounds.close()
+        with _Translated("close", ""):
+            self._rounds.close()
 
 
 class _Translated:

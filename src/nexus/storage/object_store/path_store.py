@@ -8,6 +8,8 @@ Invariants:
 
 1. A splice is built from one version of the file: when the file changes meanwhile it starts over.
 2. Two writes to one path in this process take turns, so a splice never undoes the other.
+3. What is streamed is one version of the file, or the stream raises; what is removed as unchanged
+   was compared, entry by entry, after it had left its path.
 
 Locks: one per path in use, around a whole write. Consuming a caller's iterable happens under the
 lock of its path; reads take none.
@@ -16,7 +18,7 @@ lock of its path; reads take none.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from nexus.contracts.errors import (
@@ -30,11 +32,12 @@ from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import (
     PIECE_BYTES,
     KeyInfo,
+    Leftovers,
     NamespaceStoreABC,
     ObjectStoreCapabilities,
     TransportABC,
 )
-from nexus.storage.object_store.staging import is_staging_name, staging_name
+from nexus.storage.object_store.staging import STAGING_PREFIX, is_staged, staging_name
 
 _SPLICE_ATTEMPTS = 10
 
@@ -53,12 +56,13 @@ class PathStore(NamespaceStoreABC):
             atomic_rename=declared.atomic_rename,
             modes=declared.modes,
         )
+        self.place = transport.place
         self._transport = transport
         self._paths = _PathLocks()
 
     def stat(self, path: str) -> KeyInfo | None:
         """Return what is at the path now, or None; staging names are not there."""
-        return None if _is_staged(path) else self._transport.info(path)
+        return None if is_staged(path) else self._transport.info(path)
 
     def list_dir(self, path: str, after: str = "", limit: int = 1000) -> list[KeyInfo]:
         """Return direct entries, see the contract."""
@@ -66,7 +70,7 @@ class PathStore(NamespaceStoreABC):
         while True:
             wanted = limit - len(page)
             found = self._transport.list_dir(path, after, wanted)
-            page += [info for info in found if not _is_staged(info.key)]
+            page += [info for info in found if not is_staged(info.key[len(path) :])]
             if len(found) < wanted or len(page) >= limit:
                 return page
             after = found[-1].key
@@ -74,6 +78,10 @@ class PathStore(NamespaceStoreABC):
     def read(self, path: str, offset: int = 0, count: int | None = None) -> bytes:
         """Return bytes of the file, see the contract."""
         return self._transport.fetch(path, offset, count)
+
+    def stream(self, path: str, version: KeyInfo) -> Iterator[bytes]:
+        """Yield the bytes of one version, see the contract."""
+        return self._transport.stream_version(path, version)
 
     def write(self, path: str, data: Buffer | Iterable[Buffer]) -> KeyInfo:
         """Replace or create a file, see the contract."""
@@ -135,8 +143,61 @@ class PathStore(NamespaceStoreABC):
         with self._paths.hold(*sorted({source, target})):
             self._transport.rename_key(source, target)
 
+    def inventory(self, path: str) -> dict[str, KeyInfo]:
+        """Return everything at and beneath a path, see the contract."""
+        top = self._present("inventory", path)
+        found = {"/": top}
+        waiting = [path] if top.is_directory else []
+        while waiting:
+            directory = waiting.pop()
+            self._check_all_listed(directory)
+            for info in self._entries(directory):
+                found["/" + info.key[len(path) :].lstrip("/")] = info
+                if info.is_linked:
+                    raise _left_behind(info.key, "it is a symbolic link to a directory")
+                if info.is_directory:
+                    waiting.append(info.key)
+        return found
+
+    def _entries(self, directory: str) -> Iterator[KeyInfo]:
+        after = ""
+        while page := self.list_dir(directory, after):
+            yield from page
+            after = page[-1].key
+
+    def _check_all_listed(self, directory: str) -> None:
+        for name in self._transport.unlisted(directory):
+            shown = name.encode("utf-8", "backslashreplace").decode()
+            reason = "no listing shows it (a link that leaves, a special file, or an odd name)"
+            raise _left_behind(f"{directory}/{shown}", reason)
+
+    def remove_unchanged(self, path: str, inventory: Mapping[str, KeyInfo]) -> None:
+        """Remove what is as described, see the contract.
+
+        It is compared under a hidden name, out of the way of those who go by its path, and comes
+        back when it differs.
+        """
+        with self._paths.hold(path):
+            top = self._present("remove", path)
+            if not top.is_directory and top != inventory["/"]:
+                raise _changed("remove", path)
+            hidden = self.staging_path(path)
+            self._transport.rename_key(path, hidden)
+            try:
+                if not _agree(self.inventory(hidden), inventory):
+                    raise _changed("remove", path)
+                self._transport.remove_tree(hidden)
+            except BaseException:
+                self._put_back(hidden, path)
+                raise
+
+    def _put_back(self, hidden: str, path: str) -> None:
+        if self._transport.info(path) is not None:  # others have made another meanwhile
+            path = hidden.replace(STAGING_PREFIX, "nexus-kept-")
+        self._transport.rename_key(hidden, path)
+
     def copy(self, source: str, target: str) -> KeyInfo:
-        """Copy one file's bytes. Errors: ContentNotFoundError, PathIsDirectoryError."""
+        """Copy one version of a file, see the contract."""
         with self._paths.hold(target):
             self._transport.copy_key(source, target)
             return self._present("copy", target)
@@ -145,6 +206,14 @@ class PathStore(NamespaceStoreABC):
         """Return an unused hidden path beside ``path``, see the contract."""
         parent, slash, _ = path.rpartition("/")
         return parent + slash + staging_name()
+
+    def is_hidden(self, path: str) -> bool:
+        """Return whether a staging name stands in the path."""
+        return is_staged(path)
+
+    def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool = False) -> Leftovers:
+        """Remove what dead processes left, see the contract."""
+        return self._transport.remove_leftovers(untouched_since_ns, dry_run=dry_run)
 
     def set_mode(self, path: str, mode: int) -> KeyInfo:
         """Set permission bits, see the contract."""
@@ -214,5 +283,27 @@ def _zeros(count: int) -> Iterator[bytes]:
         count -= PIECE_BYTES
 
 
-def _is_staged(path: str) -> bool:
-    return is_staging_name(path.rpartition("/")[2])
+def _agree(found: Mapping[str, KeyInfo], described: Mapping[str, KeyInfo]) -> bool:
+    """Compare what was set aside, whose fingerprint (the top's alone) renaming may change."""
+    return found.keys() == described.keys() and all(
+        info.is_directory == described[path].is_directory
+        and (info.is_directory or _version(path, info) == _version(path, described[path]))
+        for path, info in found.items()
+    )
+
+
+def _version(path: str, info: KeyInfo) -> tuple[int, int, str]:
+    return info.size, info.modified_at_ns, "" if path == "/" else info.fingerprint
+
+
+def _changed(operation: str, path: str) -> ConflictError:
+    return ConflictError(operation, path, "others changed it meanwhile", hint="try again")
+
+
+def _left_behind(key: str, reason: str) -> NotSupportedError:
+    return NotSupportedError(
+        "inventory",
+        key,
+        f"{key} would be left behind: {reason}",
+        hint="copy, then remove what was copied, or move it outside of this filesystem",
+    )

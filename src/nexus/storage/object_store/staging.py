@@ -1,16 +1,19 @@
 """Names for what is not there yet: temporary files beside their target, and staged entries.
 
 Layer: storage. Pure names, no I/O but asking whether a process lives. A staging name is hidden
-from every listing, so what a killed process leaves behind is never taken for content.
+from every listing, so what a killed process leaves behind is never taken for content. Only names
+of exactly the shape that is given out are: what others call ``.nexus-tmp-notes`` is theirs.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
 
 STAGING_PREFIX = ".nexus-tmp-"
 
+_SHAPE = re.compile(r"\.nexus-tmp-[0-9]+-[0-9a-f]{8}-[0-9a-f]+").fullmatch
 _serials = itertools.count()
 _own_prefix = ""
 
@@ -32,7 +35,12 @@ def staging_name() -> str:
 
 def is_staging_name(name: str) -> bool:
     """Return whether listings leave the name out."""
-    return name.startswith(STAGING_PREFIX)
+    return name.startswith(STAGING_PREFIX) and _SHAPE(name) is not None
+
+
+def is_staged(path: str) -> bool:
+    """Return whether a staging name stands anywhere in a ``/``-separated path."""
+    return STAGING_PREFIX in path and any(map(is_staging_name, path.split("/")))
 
 
 def is_leftover(name: str) -> bool:

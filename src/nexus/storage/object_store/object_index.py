@@ -1,0 +1,427 @@
+"""ObjectIndex: where in the segments an object lies, in one file of hashed pages.
+
+Layer: storage. It maps object ids to places and decides nothing; what it says is checked against
+the record it points to, and lost or damaged it is made anew from the segments. Unix counterpart:
+a pack index of git, kept up in place. Format: docs/formats.md.
+
+Extendible hashing (Fagin et al., 1979): a directory in memory names the page for the leading bits
+of a key's hash; a full page splits in two by its next bit, and only when its depth has reached the
+directory's does that double. So growth never stops the caller for longer than one page takes. The
+hash is seeded, so that nobody can choose content that meets in one page.
+
+Invariants:
+
+1. A page in the file holds every acknowledged entry of its range that no deeper page covers. A
+   new page is written before the page it was split from, so a kill in between loses nothing.
+2. A page is read from the file only if its checksum matches, else CorruptionError.
+3. The header says *clean* only while the file is as a synced close left it; the first change takes
+   that back, durably. Without it the file counts only within the boot that wrote it: what a power
+   cut leaves of pages that were written in any order is nothing to build on.
+4. A page in memory is never changed, only replaced.
+
+Locks: none. The owner calls it from one thread at a time, :meth:`ObjectIndex.peek` aside.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import struct
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from nexus.contracts.errors import CorruptionError
+from nexus.lib.boot_id import NO_BOOT, boot_number
+from nexus.lib.disk import Disk
+
+PAGE_BYTES = 4096
+_MAGIC = b"NXOI"
+_VERSION = 1
+_HEADER = struct.Struct("<4sIQQIIQ")  # magic, version, seed, boot, clean, segment, end
+_CHECKSUM = struct.Struct("<Q")
+_PAGE_HEADER = struct.Struct("<QIBBH")  # checksum, prefix, depth, 0, entries
+_ENTRY = struct.Struct("<32sIIIIQ")
+_PAGE_ENTRIES = (PAGE_BYTES - _PAGE_HEADER.size) // _ENTRY.size
+_MAX_DEPTH = 28
+_HASH_BITS = 64
+_CACHED_PAGES = 4096
+_DIRTY_PAGES = 256
+
+
+class Entry(NamedTuple):
+    """Where an object lies. ``at_ns`` is when it was stored or, with ``aside``, set aside."""
+
+    object_id: bytes
+    segment: int
+    offset: int
+    """In the segment, in units of 8 bytes."""
+    size: int
+    aside: int
+    """1 for an object that the collector has set aside, else 0."""
+    at_ns: int
+
+
+class End(NamedTuple):
+    """Where the last segment ends, as a clean close left it."""
+
+    segment: int
+    offset: int
+
+
+class IndexLostError(Exception):
+    """There is no index to go on with: it has to be made anew from the segments."""
+
+
+class _Map(NamedTuple):
+    """The directory, and how far a hash is shifted to give its place there."""
+
+    pages: array[int]
+    shift: int
+
+
+class ObjectIndex:
+    """An open index file. Belongs to one store, which takes turns on it."""
+
+    def __init__(self, path: str, *, disk: Disk, boot: int | None = None) -> None:
+        """Open the file. Errors: IndexLostError; OSError."""
+        self._path = path
+        self._disk = disk
+        self._boot = boot_number() if boot is None else boot
+        self._pages: dict[int, bytes] = {}
+        self.end: End | None = None
+        """None unless the index was closed cleanly: then records may lie past any known end."""
+        try:
+            self._fd = disk.open(path, os.O_RDWR)
+        except FileNotFoundError as error:
+            raise IndexLostError("there is no index") from error
+        try:
+            self._read_header()
+            self._page_count = disk.size(self._fd) // PAGE_BYTES
+            pages = self._load_map() if self.end else None
+            self._map = _map_of(pages or self._map_from_pages())
+        except BaseException:
+            disk.close(self._fd)
+            raise
+
+    @staticmethod
+    def create(
+        path: str,
+        fill: Callable[[ObjectIndex], None],
+        *,
+        disk: Disk,
+        boot: int | None = None,
+    ) -> ObjectIndex:
+        """Make an index in place of any other, with what ``fill`` puts into it or not at all.
+
+        Errors: OSError; those of ``fill``.
+        """
+        staging = path + ".new"
+        fd = disk.open(staging, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            # Clean for the moment in which it holds nothing: it is opened like any other.
+            header = _header(secrets.randbits(64), NO_BOOT, End(0, 0))
+            disk.pwrite_all(fd, header + _sealed(1, _build_page(0, 0, [])), 0)
+        finally:
+            disk.close(fd)
+        index = ObjectIndex(staging, disk=disk, boot=boot)
+        try:
+            fill(index)
+            index._soil()
+            disk.rename(staging, path)
+        except BaseException:
+            disk.close(index._fd)
+            raise
+        index._path = path
+        return index
+
+    # -- looking up ---------------------------------------------------------------------------
+
+    def peek(self, object_id: bytes) -> Entry | None:
+        """Return the entry if it is known from memory. Any thread may call this at any time."""
+        pages, shift = self._map
+        page = self._pages.get(pages[xxh3_64_intdigest(object_id, self._seed) >> shift])
+        if page is None:
+            return None
+        position = _find(page, object_id)
+        return None if position < 0 else Entry._make(_ENTRY.unpack_from(page, position))
+
+    def get(self, object_id: bytes) -> Entry | None:
+        """Return the entry, or None. Errors: CorruptionError; OSError."""
+        page = self._page(self._number_for(object_id))
+        position = _find(page, object_id)
+        return None if position < 0 else Entry._make(_ENTRY.unpack_from(page, position))
+
+    @property
+    def page_count(self) -> int:
+        """How many pages there are; the entries are in those from 1 on."""
+        return self._page_count
+
+    def entries_in(self, number: int) -> list[Entry]:
+        """Return the entries of a page. Errors: CorruptionError; OSError.
+
+        Going through the pages in order while others change them, an entry may come twice, since
+        a split moves it to the end, but none is missed.
+        """
+        page = self._pages.get(number) or self._read_page(number)
+        # After a kill in the middle of a split, the old page still has what moved on.
+        return [entry for entry in _entries(page) if self._number_for(entry.object_id) == number]
+
+    def damaged_pages(self) -> list[int]:
+        """Return the numbers of the pages that are damaged in the file. Errors: OSError."""
+        found = []
+        for number in range(1, self._page_count):
+            try:
+                self._read_page(number)
+            except CorruptionError:
+                found.append(number)
+        return found
+
+    # -- changing -----------------------------------------------------------------------------
+
+    def put_many(self, entries: Iterable[Entry]) -> None:
+        """Set entries; all are in the file when this returns. Errors: CorruptionError; OSError."""
+        self._soil()
+        dirty: dict[int, bytearray] = {}
+        for entry in entries:
+            while not self._insert(entry, dirty):
+                # What has changed is written first, so that the split starts from the file.
+                self._write_pages(dirty)
+                self._split(self._number_for(entry.object_id))
+            if len(dirty) > _DIRTY_PAGES:
+                self._write_pages(dirty)
+        self._write_pages(dirty)
+
+    def remove_many(self, object_ids: Iterable[bytes]) -> None:
+        """Remove entries; an absent one is no error. Errors: as :meth:`put_many`."""
+        self._soil()
+        dirty: dict[int, bytearray] = {}
+        for object_id in object_ids:
+            page = self._changing(self._number_for(object_id), dirty)
+            position = _find(page, object_id)
+            if position >= 0:
+                count = _count(page) - 1
+                last = _PAGE_HEADER.size + count * _ENTRY.size
+                page[position : position + _ENTRY.size] = page[last : last + _ENTRY.size]
+                page[last : last + _ENTRY.size] = bytes(_ENTRY.size)
+                _set_count(page, count)
+            if len(dirty) > _DIRTY_PAGES:
+                self._write_pages(dirty)
+        self._write_pages(dirty)
+
+    def _insert(self, entry: Entry, dirty: dict[int, bytearray]) -> bool:
+        """Put an entry into its page; return False where that is full."""
+        page = self._changing(self._number_for(entry.object_id), dirty)
+        position = _find(page, entry.object_id)
+        if position < 0:
+            count = _count(page)
+            if count == _PAGE_ENTRIES:
+                return False
+            position = _PAGE_HEADER.size + count * _ENTRY.size
+            _set_count(page, count + 1)
+        _ENTRY.pack_into(page, position, *entry)
+        return True
+
+    def _split(self, number: int) -> None:
+        """Move the entries with the next bit set to a new page at the end of the file."""
+        page = self._page(number)
+        _, prefix, depth, _, _ = _PAGE_HEADER.unpack_from(page)
+        if depth == _MAX_DEPTH:
+            raise CorruptionError("index", self._path, "too many objects meet in one page")
+        halves: tuple[list[Entry], list[Entry]] = ([], [])
+        for entry in _entries(page):
+            bits = xxh3_64_intdigest(entry.object_id, self._seed) >> (_HASH_BITS - 1 - depth)
+            halves[bits & 1].append(entry)
+        moved = self._page_count
+        try:
+            self._write_page(moved, _build_page(prefix << 1 | 1, depth + 1, halves[1]))
+            self._write_page(number, _build_page(prefix << 1, depth + 1, halves[0]))
+        except BaseException:
+            # A page of the file that is not in the directory would count after a restart, without
+            # what came into its range until then.
+            self._keep(number, page)
+            self._disk.truncate(self._fd, moved * PAGE_BYTES)
+            raise
+        self._page_count = moved + 1
+        self._map = self._map_after_split(prefix, depth, moved)
+
+    def _map_after_split(self, prefix: int, depth: int, moved: int) -> _Map:
+        pages, shift = self._map
+        if depth == _HASH_BITS - shift:
+            pages = array("I", (number for number in pages for _ in (0, 1)))
+            shift -= 1
+        else:
+            pages = pages[:]
+        width = 1 << (_HASH_BITS - shift - depth - 1)
+        first = (prefix << 1 | 1) * width
+        pages[first : first + width] = array("I", [moved]) * width
+        return _Map(pages, shift)
+
+    # -- closing ------------------------------------------------------------------------------
+
+    def close(self, end: End | None) -> None:
+        """Close; with ``end``, say durably that the index is complete. Errors: OSError."""
+        try:
+            if end is not None and self.end != end:
+                self._store_map()
+                self._disk.fsync(self._fd)
+                self._disk.pwrite_all(self._fd, _header(self._seed, self._boot, end), 0)
+                self._disk.fsync(self._fd)
+        finally:
+            self._disk.close(self._fd)
+
+    def _soil(self) -> None:
+        if self.end is not None:
+            self._disk.pwrite_all(self._fd, _header(self._seed, self._boot, None), 0)
+            self._disk.fdatasync(self._fd)
+            self.end = None
+
+    # -- the file -----------------------------------------------------------------------------
+
+    def _number_for(self, object_id: bytes) -> int:
+        pages, shift = self._map
+        return pages[xxh3_64_intdigest(object_id, self._seed) >> shift]
+
+    def _changing(self, number: int, dirty: dict[int, bytearray]) -> bytearray:
+        page = dirty.get(number)
+        if page is None:
+            page = dirty[number] = bytearray(self._page(number))
+        return page
+
+    def _page(self, number: int) -> bytes:
+        page = self._pages.get(number)
+        if page is None:
+            page = self._read_page(number)
+            self._keep(number, page)
+        return page
+
+    def _keep(self, number: int, page: bytes) -> None:
+        if len(self._pages) >= _CACHED_PAGES and number not in self._pages:
+            del self._pages[next(iter(self._pages))]
+        self._pages[number] = page
+
+    def _write_pages(self, dirty: dict[int, bytearray]) -> None:
+        for number, page in dirty.items():
+            self._write_page(number, page)
+        dirty.clear()
+
+    def _write_page(self, number: int, page: bytearray) -> None:
+        written = _sealed(number, page)
+        self._disk.pwrite_all(self._fd, written, number * PAGE_BYTES)
+        self._keep(number, written)
+
+    def _read_page(self, number: int) -> bytes:
+        page = self._disk.pread(self._fd, PAGE_BYTES, number * PAGE_BYTES)
+        if len(page) != PAGE_BYTES or _sealed(number, bytearray(page)) != page:
+            raise CorruptionError("index", self._path, f"page {number} of the index is damaged")
+        return page
+
+    def _read_header(self) -> None:
+        header = self._disk.pread(self._fd, PAGE_BYTES, 0)
+        if len(header) != PAGE_BYTES or _sealed_header(header[: _HEADER.size]) != header:
+            raise IndexLostError("the header of the index is damaged")
+        magic, version, self._seed, boot, clean, segment, offset = _HEADER.unpack_from(header)
+        if (magic, version) != (_MAGIC, _VERSION):
+            raise IndexLostError("the index has another format")
+        if clean:
+            self.end = End(segment, offset)
+        elif boot == NO_BOOT or boot != self._boot:
+            raise IndexLostError("the machine went down while the index was in use")
+
+    def _load_map(self) -> array[int] | None:
+        """Return the directory that a clean close stored; None where it is missing or damaged."""
+        try:
+            fd = self._disk.open(self._path + ".map", os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            stored = self._disk.pread(fd, self._disk.size(fd), 0)
+        finally:
+            self._disk.close(fd)
+        if stored[:8] != self._map_checksum(stored[8:]):
+            return None
+        return array("I", stored[8:])
+
+    def _store_map(self) -> None:
+        stored = self._map.pages.tobytes()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        fd = self._disk.open(self._path + ".map", flags, 0o600)
+        try:
+            self._disk.write_all(fd, self._map_checksum(stored) + stored)
+            self._disk.fsync(fd)
+        finally:
+            self._disk.close(fd)
+
+    def _map_checksum(self, stored: bytes) -> bytes:
+        # With the number of pages in it, so that one of an earlier close never counts.
+        return _CHECKSUM.pack(xxh3_64_intdigest(stored, self._seed ^ self._page_count))
+
+    def _map_from_pages(self) -> array[int]:
+        """Return the directory that the pages' own headers give. Errors: IndexLostError."""
+        found: list[tuple[int, int, int]] = []
+        for number in range(1, self._page_count):
+            try:
+                _, prefix, depth, _, _ = _PAGE_HEADER.unpack_from(self._read_page(number))
+            except CorruptionError as error:
+                raise IndexLostError(error.reason) from error
+            found.append((depth, prefix, number))
+        bits = max((depth for depth, _, _ in found), default=0)
+        pages = array("I", [0]) * (1 << bits)
+        for depth, prefix, number in sorted(found):  # a deeper page covers a part of another
+            width = 1 << (bits - depth)
+            pages[prefix * width : (prefix + 1) * width] = array("I", [number]) * width
+        if 0 in pages:
+            raise IndexLostError("a page of the index is missing")
+        return pages
+
+
+def _map_of(pages: array[int]) -> _Map:
+    return _Map(pages, _HASH_BITS - (len(pages).bit_length() - 1))
+
+
+def _header(seed: int, boot: int, end: End | None) -> bytes:
+    segment, offset = end or End(0, 0)
+    fields = (_MAGIC, _VERSION, seed, boot, int(end is not None), segment, offset)
+    return _sealed_header(_HEADER.pack(*fields))
+
+
+def _sealed_header(header: bytes) -> bytes:
+    return (header + _CHECKSUM.pack(xxh3_64_intdigest(header))).ljust(PAGE_BYTES, b"\0")
+
+
+def _sealed(number: int, page: bytearray) -> bytes:
+    _CHECKSUM.pack_into(page, 0, xxh3_64_intdigest(memoryview(page)[8:], number))
+    return bytes(page)
+
+
+def _build_page(prefix: int, depth: int, entries: list[Entry]) -> bytearray:
+    page = bytearray(PAGE_BYTES)
+    _PAGE_HEADER.pack_into(page, 0, 0, prefix, depth, 0, len(entries))
+    for index, entry in enumerate(entries):
+        _ENTRY.pack_into(page, _PAGE_HEADER.size + index * _ENTRY.size, *entry)
+    return page
+
+
+def _entries(page: bytes) -> Iterator[Entry]:
+    start = _PAGE_HEADER.size
+    packed = memoryview(page)[start : start + _count(page) * _ENTRY.size]
+    return map(Entry._make, _ENTRY.iter_unpack(packed))
+
+
+def _find(page: bytes | bytearray, object_id: bytes) -> int:
+    """Return where the entry of an object starts in a page, -1 where there is none."""
+    end = _PAGE_HEADER.size + _count(page) * _ENTRY.size
+    position = page.find(object_id, _PAGE_HEADER.size, end)
+    while position >= 0 and (position - _PAGE_HEADER.size) % _ENTRY.size:
+        position = page.find(object_id, position + 1, end)
+    return position
+
+
+def _count(page: bytes | bytearray) -> int:
+    return page[14] | page[15] << 8
+
+
+def _set_count(page: bytearray, count: int) -> None:
+    page[14], page[15] = count & 0xFF, count >> 8

@@ -1,0 +1,257 @@
+"""ObjectIndex: a map that survives kills, tells damage, and distrusts a power cut."""
+
+import os
+from itertools import count
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nexus.contracts.errors import CorruptionError
+from nexus.lib.boot_id import NO_BOOT
+from nexus.lib.disk import Disk
+from nexus.storage.object_store.object_index import (
+    PAGE_BYTES,
+    End,
+    Entry,
+    IndexLostError,
+    ObjectIndex,
+)
+from nexus.testing.faults import FaultyDisk
+
+BOOT = 7
+END = End(3, 640)
+
+
+def entry(number: int, **changes: int) -> Entry:
+    key = number.to_bytes(32, "big")
+    return Entry(key, 1, number, 4096, 0, 1_000 + number)._replace(**changes)
+
+
+def entries(amount: int) -> list[Entry]:
+    return [entry(number) for number in range(amount)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "objects.idx")
+
+
+def create(
+    path: str, amount: int = 0, *, disk: Disk | None = None, boot: int = BOOT
+) -> ObjectIndex:
+    return ObjectIndex.create(
+        path, lambda index: index.put_many(entries(amount)), disk=disk or Disk(), boot=boot
+    )
+
+
+def reopen(path: str, *, boot: int = BOOT) -> ObjectIndex:
+    return ObjectIndex(path, disk=Disk(), boot=boot)
+
+
+def content(index: ObjectIndex) -> dict[bytes, Entry]:
+    pages = range(1, index.page_count)
+    return {found.object_id: found for number in pages for found in index.entries_in(number)}
+
+
+def expected(amount: int) -> dict[bytes, Entry]:
+    return {found.object_id: found for found in entries(amount)}
+
+
+def test_every_entry_is_found_however_many_pages_have_split(path: str):
+    index = create(path, 5_000)
+    assert index.page_count > 70
+    assert all(index.get(found.object_id) == found for found in entries(5_000))
+    assert index.get(b"\xff" * 32) is None
+    assert content(index) == expected(5_000)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 400), max_size=200)), max_size=8),
+    st.booleans(),
+)
+def test_it_behaves_as_a_dictionary_across_reopening(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[bool, list[int]]], clean: bool
+):
+    path = str(tmp_path_factory.mktemp("index") / "objects.idx")
+    index = create(path)
+    model: dict[bytes, Entry] = {}
+    for serial, (puts, numbers) in enumerate(steps):
+        changed = [entry(number, at_ns=serial) for number in numbers]
+        if puts:
+            index.put_many(changed)
+            model.update((found.object_id, found) for found in changed)
+        else:
+            index.remove_many(found.object_id for found in changed)
+            for found in changed:
+                model.pop(found.object_id, None)
+        index.close(END if clean else None)
+        index = reopen(path)
+        assert content(index) == model
+        assert all(index.get(key) == found for key, found in model.items())
+
+
+def test_a_page_that_was_never_read_is_out_of_reach_of_peek(path: str):
+    create(path, 100).close(END)
+    index = reopen(path)
+    key = entry(5).object_id
+    assert index.peek(key) is None
+    assert index.get(key) == index.peek(key) == entry(5)
+
+
+def test_a_missing_index_is_lost(path: str):
+    with pytest.raises(IndexLostError):
+        reopen(path)
+
+
+def test_a_clean_close_is_trusted_after_a_power_cut_and_names_the_end(path: str):
+    create(path, 300).close(END)
+    assert reopen(path, boot=BOOT + 1).end == END
+
+
+def test_an_unclean_end_is_trusted_within_the_boot_only(path: str):
+    create(path, 300).close(None)
+    index = reopen(path)
+    assert index.end is None
+    assert content(index) == expected(300)
+    for boot in (BOOT + 1, NO_BOOT):
+        with pytest.raises(IndexLostError):
+            reopen(path, boot=boot)
+
+
+def test_the_first_change_after_a_clean_close_takes_cleanness_back_durably(path: str):
+    create(path, 10).close(END)
+    disk = FaultyDisk()
+    index = ObjectIndex(path, disk=disk, boot=BOOT)
+    before = disk.calls["fdatasync"]
+    index.put_many([entry(11)])
+    assert disk.calls["fdatasync"] == before + 1
+    assert reopen(path).end is None
+    with pytest.raises(IndexLostError):
+        reopen(path, boot=BOOT + 1)
+
+
+def test_reading_changes_nothing(path: str):
+    create(path, 10).close(END)
+    before = Path(path).read_bytes()
+    index = reopen(path)
+    index.get(entry(1).object_id)
+    index.close(END)
+    assert Path(path).read_bytes() == before
+
+
+@pytest.mark.parametrize("offset", [0, 4, 8, 16, 24, 28, 32, 40, 47])
+def test_a_flipped_bit_in_the_header_loses_the_index(path: str, offset: int):
+    create(path, 10).close(END)
+    flip(path, offset)
+    with pytest.raises(IndexLostError):
+        reopen(path)
+
+
+@pytest.mark.parametrize("offset", [0, 8, 12, 14, 16, 50, 60, PAGE_BYTES - 1])
+def test_a_flipped_bit_in_a_page_is_an_error_not_an_answer(path: str, offset: int):
+    create(path, 10).close(END)
+    flip(path, PAGE_BYTES + offset)
+    index = reopen(path)
+    assert index.damaged_pages() == [1]
+    with pytest.raises(CorruptionError):
+        index.get(entry(1).object_id)
+
+
+def test_a_page_in_the_place_of_another_is_damage(path: str):
+    create(path, 1_000).close(END)
+    with open(path, "r+b") as file:
+        file.seek(PAGE_BYTES)
+        page = file.read(PAGE_BYTES)
+        file.seek(2 * PAGE_BYTES)
+        file.write(page)
+    assert reopen(path).damaged_pages() == [2]
+
+
+@pytest.mark.parametrize("damage", ["gone", "flipped", "stale"])
+def test_a_lost_map_is_made_anew_from_the_pages(path: str, damage: str):
+    create(path, 1_000).close(END)
+    stale = Path(path + ".map").read_bytes()
+    index = reopen(path)
+    index.put_many(entries(3_000))
+    index.close(END)
+    if damage == "gone":
+        os.unlink(path + ".map")
+    elif damage == "flipped":
+        flip(path + ".map", 100)
+    else:
+        Path(path + ".map").write_bytes(stale)
+    assert content(reopen(path)) == expected(3_000)
+
+
+@pytest.mark.parametrize("nth", range(1, 40))
+@pytest.mark.parametrize("bytes_kept", [0, 1, PAGE_BYTES - 1])
+def test_a_write_that_fails_loses_nothing_that_was_acknowledged(
+    path: str, nth: int, bytes_kept: int
+):
+    disk = FaultyDisk()
+    index = create(path, 60, disk=disk)
+    model = expected(60)
+    disk.cut_write(bytes_kept, nth=nth, operation="pwrite_all")
+    for number in range(60, 400):
+        try:
+            index.put_many([entry(number)])
+        except OSError:
+            index.put_many([entry(number)])  # the disk has room again
+        model[entry(number).object_id] = entry(number)
+    disk.heal()
+    assert content(index) == model
+    index.close(None)
+    try:
+        reopened = reopen(path)
+    except IndexLostError:
+        assert bytes_kept  # a torn page: the index is made anew from the segments
+    else:
+        assert content(reopened) == model
+
+
+class KilledError(BaseException):
+    """The process ended at this write."""
+
+
+class KillingDisk(Disk):
+    """Ends the process, so to speak, at the n-th write."""
+
+    def __init__(self, nth: int) -> None:
+        self.left = nth
+
+    def pwrite_all(self, fd: int, data: bytes, offset: int) -> None:  # type: ignore[override]
+        self.left -= 1
+        if self.left < 0:
+            raise KilledError
+        super().pwrite_all(fd, data, offset)
+
+
+def test_a_kill_between_any_two_writes_loses_nothing_that_was_acknowledged(tmp_path: Path):
+    for nth in count(3):
+        path = str(tmp_path / f"{nth}.idx")
+        disk = KillingDisk(nth)
+        acknowledged = expected(0)
+        try:
+            index = create(path, disk=disk)
+            for number in range(0, 300, 3):
+                batch = [entry(number + more) for more in range(3)]
+                index.put_many(batch)
+                acknowledged.update((found.object_id, found) for found in batch)
+        except KilledError:
+            found = content(reopen(path))
+            assert acknowledged.items() <= found.items()
+        else:
+            return
+
+
+def flip(path: str, offset: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 0x10]))

@@ -1,0 +1,773 @@
+"""SegmentObjects: packed objects survive kills, lost indexes and failed syncs."""
+
+import errno
+import itertools
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nexus.contracts.errors import (
+    ClosedError,
+    ContentNotFoundError,
+    CorruptionError,
+    NexusError,
+    NoSpaceError,
+    StorageError,
+    StorageFailedError,
+)
+from nexus.contracts.object_store import ContentStoreABC
+from nexus.lib.chunking import ChunkingParameters
+from nexus.lib.content_id import object_id_of
+from nexus.lib.disk import Disk
+from nexus.storage.object_store.cas_store import CasStore
+from nexus.storage.object_store.local_transport import LocalTransport
+from nexus.storage.object_store.loose_objects import LooseObjects
+from nexus.storage.object_store.segment_file import (
+    RECORD_HEADER_BYTES,
+    UNIT,
+    padding,
+    record_header,
+    records,
+)
+from nexus.storage.object_store.segment_objects import SegmentObjects
+from nexus.testing.content_store import ContentStoreSuite
+from nexus.testing.faults import FaultyDisk
+
+BOOT = 7
+SEGMENT_BYTES = 4096
+LARGEST_BYTES = 2048
+TINY = ChunkingParameters(threshold_bytes=1024, min_bytes=256, average_bytes=512, max_bytes=1024)
+
+
+class Place:
+    """A content folder that can be opened again and again."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.root.mkdir(exist_ok=True)
+        self.clock = itertools.count(1).__next__
+
+    @property
+    def segments(self) -> Path:
+        return self.root / "segments"
+
+    def open(
+        self,
+        *,
+        disk: Disk | None = None,
+        boot: int = BOOT,
+        zeros_ahead: bool = False,
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> SegmentObjects:
+        disk = disk or Disk()
+        return SegmentObjects(
+            str(self.segments),
+            LooseObjects(LocalTransport(str(self.root), disk=disk)),
+            disk=disk,
+            clock_ns=self.clock,
+            zeros_ahead=zeros_ahead,
+            segment_bytes=segment_bytes,
+            largest_bytes=LARGEST_BYTES,
+            boot=boot,
+        )
+
+    def segment_files(self) -> list[Path]:
+        return sorted(self.segments.glob("*.seg"))
+
+    def flip_in(self, data: bytes, position: int) -> None:
+        """Flip one bit of an object, found by its bytes; before 0 is its record's header."""
+        for path in self.segment_files():
+            stored = bytearray(path.read_bytes())
+            found = stored.rfind(data)
+            if found >= 0:
+                stored[found + position] ^= 4
+                path.write_bytes(stored)
+                return
+        raise AssertionError("the object is in no segment")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path / "content")
+
+
+@pytest.fixture
+def objects(place: Place) -> Iterator[SegmentObjects]:
+    objects = place.open()
+    yield objects
+    objects.close()
+
+
+def put(objects: SegmentObjects, data: bytes) -> str:
+    object_id = object_id_of(data)
+    objects.put(object_id, data)
+    return object_id
+
+
+def sample(number: int, size: int = 600) -> bytes:
+    return (f"object {number} " * (size // 8 + 1)).encode()[:size]
+
+
+def fill(objects: SegmentObjects, amount: int, first: int = 0) -> dict[str, bytes]:
+    stored = {object_id_of(data): data for data in map(sample, range(first, first + amount))}
+    objects.put_many(list(stored.items()))
+    return stored
+
+
+def assert_holds(objects: SegmentObjects, stored: dict[str, bytes]) -> None:
+    assert {object_id: objects.get(object_id) for object_id in stored} == stored
+
+
+class TestCasOverSegments(ContentStoreSuite):
+    @pytest.fixture(autouse=True)
+    def _places(self, tmp_path: Path) -> None:
+        self.places = (Place(tmp_path / str(number)) for number in itertools.count())
+        self.place_of: dict[int, Place] = {}
+
+    def make(self) -> ContentStoreABC:
+        place = next(self.places)
+        store = CasStore(
+            place.open(segment_bytes=1 << 16),
+            name="cas",
+            volume_id="volume",
+            clock_ns=itertools.count(1).__next__,
+            chunking=TINY,
+        )
+        self.place_of[id(store)] = place
+        return store
+
+    def damage(self, store: ContentStoreABC, object_id: str, position: int) -> None:
+        place = self.place_of[id(store)]
+        for path in place.segment_files():
+            stored = bytearray(path.read_bytes())
+            for record in records(bytes(stored)):
+                if record.object_id.hex() == object_id:
+                    stored[record.offset * UNIT + RECORD_HEADER_BYTES + position] ^= 1
+            path.write_bytes(stored)
+
+
+class TestCasOverAFullSegmentEach(TestCasOverSegments):
+    """Every object ends a segment, so that they are opened and closed all the time."""
+
+    def make(self) -> ContentStoreABC:
+        place = next(self.places)
+        store = CasStore(
+            place.open(segment_bytes=256),
+            name="cas",
+            volume_id="volume",
+            clock_ns=itertools.count(1).__next__,
+            chunking=TINY,
+        )
+        self.place_of[id(store)] = place
+        return store
+
+
+# Storing and reading
+
+
+def test_small_objects_share_a_segment_and_large_ones_lie_loose(
+    objects: SegmentObjects, place: Place
+):
+    stored = fill(objects, 3)
+    large = sample(9, LARGEST_BYTES + 1)
+    object_id = put(objects, large)
+    assert_holds(objects, stored | {object_id: large})
+    assert len(place.segment_files()) == 1
+    assert (place.root / object_id[:2] / object_id[2:]).read_bytes() == large
+
+
+def test_what_lay_loose_before_is_found_and_not_stored_again(place: Place):
+    data = sample(1)
+    LooseObjects(LocalTransport(str(place.root))).put(object_id_of(data), data)
+    objects = place.open()
+    assert objects.get(object_id_of(data)) == data
+    assert put(objects, data)
+    assert place.segment_files() == []
+    assert [found.object_id for found in objects.objects()] == [object_id_of(data)]
+
+
+def test_the_same_bytes_are_stored_once(objects: SegmentObjects, place: Place):
+    fill(objects, 3)
+    sizes = [path.stat().st_size for path in place.segment_files()]
+    fill(objects, 3)
+    objects.put_many([(object_id_of(b"twice"), b"twice")] * 2)
+    assert len(list(objects.objects())) == 4
+    assert [path.stat().st_size for path in place.segment_files()] > sizes
+    assert sum(path.read_bytes().count(b"twice") for path in place.segment_files()) == 1
+
+
+def test_a_segment_takes_no_record_past_its_limit(objects: SegmentObjects, place: Place):
+    stored = fill(objects, 40)
+    assert_holds(objects, stored)
+    assert len(place.segment_files()) > 5
+    assert all(path.stat().st_size <= SEGMENT_BYTES for path in place.segment_files())
+
+
+def test_an_object_larger_than_a_segment_has_one_of_its_own(place: Place):
+    objects = place.open(segment_bytes=256)
+    assert_holds(objects, fill(objects, 5))
+    assert len(place.segment_files()) == 5
+
+
+def test_more_segments_than_are_kept_open_can_be_read(place: Place):
+    objects = place.open(segment_bytes=256)
+    stored = fill(objects, 300)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    assert_holds(objects, stored)
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 1
+    objects.close()
+    assert len(os.listdir("/proc/self/fd")) < descriptors - 100
+
+
+def test_a_closed_store_says_so(objects: SegmentObjects):
+    object_id = put(objects, b"abc")
+    objects.close()
+    for call in (objects.get, objects.contains, objects.verify):
+        with pytest.raises(ClosedError):
+            call(object_id)
+    with pytest.raises(ClosedError):
+        objects.put(object_id, b"abc")
+
+
+# Ends, clean and not
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_everything_is_there_after_reopening(place: Place, synced: bool):
+    objects = place.open()
+    stored = fill(objects, 20)
+    if synced:
+        objects.sync()
+    objects.close()
+    assert_holds(place.open(), stored)
+
+
+def test_a_clean_end_is_appended_to(place: Place):
+    for number in range(5):
+        objects = place.open()
+        put(objects, sample(number, 100))
+        objects.sync()
+        objects.close()
+    assert len(place.segment_files()) == 1
+    assert_holds(place.open(), {object_id_of(d): d for d in (sample(n, 100) for n in range(5))})
+
+
+def test_after_an_end_that_was_not_clean_nothing_is_written_over(place: Place):
+    stored = fill(place.open(), 2)  # neither synced nor closed, as a kill leaves it
+    before = {path: path.read_bytes() for path in place.segment_files()}
+    objects = place.open()
+    assert_holds(objects, stored)
+    fill(objects, 2, first=50)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_after_a_power_cut_the_index_is_made_anew_from_the_segments(place: Place):
+    stored = fill(place.open(), 30)
+    objects = place.open(boot=BOOT + 1)
+    assert_holds(objects, stored)
+    assert {found.object_id for found in objects.objects()} == set(stored)
+
+
+def test_a_lost_index_is_made_anew_and_the_last_intact_record_counts(place: Place):
+    objects = place.open()
+    stored = fill(objects, 10)
+    place.flip_in(sample(4), 5)
+    objects.put_many(list(stored.items()))  # heals it, in another place
+    place.flip_in(sample(7), 5)
+    objects.sync()
+    objects.close()
+    os.unlink(place.segments / "objects.idx")
+    objects = place.open()
+    with pytest.raises(CorruptionError, match=object_id_of(sample(7))):
+        objects.get(object_id_of(sample(7)))
+    del stored[object_id_of(sample(7))]
+    assert_holds(objects, stored)
+
+
+def test_an_index_that_ends_before_its_segment_is_no_reason_to_write_over_it(place: Place):
+    objects = place.open()
+    stored = fill(objects, 2)
+    objects.sync()
+    objects.close()
+    (last,) = place.segment_files()
+    last.write_bytes(last.read_bytes()[:-100])
+    objects = place.open()
+    put(objects, b"new")
+    assert len(place.segment_files()) == 2
+    assert len([i for i in stored if _reads(objects, i)]) == 1
+
+
+def _reads(objects: SegmentObjects, object_id: str) -> bool:
+    try:
+        return bool(objects.get(object_id))
+    except CorruptionError:
+        return False
+
+
+# Damage
+
+
+@pytest.mark.parametrize("position", range(-RECORD_HEADER_BYTES, 20))
+def test_a_flipped_bit_is_never_returned_and_never_passes_a_check(place: Place, position: int):
+    objects = place.open()
+    stored = fill(objects, 5)
+    place.flip_in(sample(2), position)
+    damaged = object_id_of(sample(2))
+    if position >= 0:
+        with pytest.raises(CorruptionError, match=damaged):
+            objects.get(damaged)
+    else:  # the bytes themselves still match their hash
+        assert objects.get(damaged) == sample(2)
+    with pytest.raises(CorruptionError, match=damaged):
+        objects.verify(damaged)
+    objects.put_many(list(stored.items()))
+    assert objects.verify(damaged) == 600
+
+
+@pytest.mark.parametrize("position", range(-RECORD_HEADER_BYTES, 20, 5))
+def test_what_is_damaged_around_whole_bytes_can_be_mended(place: Place, position: int):
+    objects = place.open()
+    fill(objects, 5)
+    place.flip_in(sample(2), position)
+    damaged = object_id_of(sample(2))
+    if position >= 0:
+        with pytest.raises(CorruptionError):
+            objects.bring_back(damaged)
+        return
+    assert objects.bring_back(damaged)
+    assert objects.verify(damaged) == 600
+    assert not objects.bring_back(damaged)
+
+
+@pytest.mark.parametrize("position", range(-RECORD_HEADER_BYTES, 600, 37))
+def test_what_follows_a_damaged_record_is_found_without_the_index(place: Place, position: int):
+    objects = place.open()
+    stored = fill(objects, 5)
+    place.flip_in(sample(2), position)
+    objects.sync()
+    objects.close()
+    os.unlink(place.segments / "objects.idx")
+    objects = place.open()
+    assert_holds(objects, {i: d for i, d in stored.items() if d != sample(2)})
+    with suppress(ContentNotFoundError, CorruptionError):
+        assert objects.get(object_id_of(sample(2))) == sample(2)
+
+
+def test_a_damaged_page_of_the_index_is_mended_when_it_is_met(
+    place: Place, caplog: pytest.LogCaptureFixture
+):
+    objects = place.open()
+    stored = fill(objects, 200)
+    objects.sync()
+    objects.close()
+    path = place.segments / "objects.idx"
+    index = bytearray(path.read_bytes())
+    for page in range(1, len(index) // 4096):
+        index[page * 4096 + 100] ^= 1
+    path.write_bytes(index)
+    objects = place.open()
+    findings = objects.check(repair=False)
+    assert len(findings) == 1
+    assert "index" in findings[0]
+    with caplog.at_level(logging.WARNING):
+        assert_holds(objects, stored)
+    assert "made anew" in caplog.text
+    assert objects.check(repair=False) == []
+
+
+def test_a_check_with_repair_mends_the_index(place: Place):
+    objects = place.open()
+    stored = fill(objects, 200)
+    objects.sync()
+    objects.close()
+    path = place.segments / "objects.idx"
+    index = bytearray(path.read_bytes())
+    index[4096 + 100] ^= 1
+    path.write_bytes(index)
+    objects = place.open()
+    assert objects.check(repair=True)
+    assert objects.check(repair=False) == []
+    assert_holds(objects, stored)
+
+
+def test_an_object_whose_segment_is_gone_is_not_found(place: Place):
+    objects = place.open()
+    object_id = put(objects, b"abc")
+    objects.sync()
+    objects.close()
+    (segment,) = place.segment_files()
+    segment.unlink()
+    with pytest.raises(ContentNotFoundError, match=object_id):
+        place.open().get(object_id)
+
+
+def record(data: bytes, at_ns: int = 1) -> bytes:
+    object_id = bytes.fromhex(object_id_of(data))
+    return record_header(object_id, data, at_ns) + data + padding(len(data))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.binary(max_size=300), max_size=8),
+    st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=6),
+)
+def test_a_damaged_segment_yields_no_record_that_is_not_its_id(
+    contents: list[bytes], flips: list[tuple[int, int]]
+):
+    segment = bytearray(64) + b"".join(record(data) for data in contents)
+    for position, value in flips:
+        if position < len(segment):
+            segment[position] = value
+    for found in records(bytes(segment)):
+        start = found.offset * UNIT + RECORD_HEADER_BYTES
+        data = bytes(segment[start : start + found.size])
+        assert not found.intact or object_id_of(data) == found.object_id.hex()
+
+
+def test_bytes_that_look_like_a_record_are_taken_for_one_only_if_they_are_one():
+    hidden = b"a record within a record"
+    forged = record_header(bytes(32), b"forged", 1) + b"forged  "
+    outer = record(forged + record(hidden))
+    segment = bytearray(64) + outer + record(b"last")
+    assert [found.size for found in records(bytes(segment))] == [len(outer) - 64, 4]
+    segment[64] ^= 1  # the outer one's magic
+    found = [item.object_id.hex() for item in records(bytes(segment))]
+    assert found == [object_id_of(hidden), object_id_of(b"last")]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=2000))
+def test_any_bytes_can_be_scanned(segment: bytes):
+    assert list(records(segment)) == []
+
+
+# Failing disks
+
+
+def test_a_failed_append_stores_nothing_and_the_next_one_succeeds(place: Place):
+    disk = FaultyDisk()
+    objects = place.open(disk=disk)
+    stored = fill(objects, 2)
+    for bytes_kept in (0, 1, 100, 700):
+        disk.cut_write(bytes_kept, operation="pwrite_all")
+        with pytest.raises(NoSpaceError):
+            fill(objects, 3, first=50)
+        stored |= fill(objects, 1, first=100 + bytes_kept)
+    assert_holds(objects, stored)
+    assert_holds(place.open(), stored)
+    assert_holds(place.open(boot=BOOT + 1), stored)
+
+
+@pytest.mark.parametrize("operation", ["open", "pwrite_all"])
+def test_a_segment_that_cannot_be_started_loses_nothing(place: Place, operation: str):
+    disk = FaultyDisk()
+    objects = place.open(disk=disk)
+    disk.fail(operation, errno.ENOSPC)
+    with pytest.raises(NoSpaceError):
+        fill(objects, 1)
+    stored = fill(objects, 1)
+    assert_holds(objects, stored)
+    assert_holds(place.open(boot=BOOT + 1), stored)
+
+
+def test_an_error_of_reading_is_a_storage_error(place: Place):
+    disk = FaultyDisk()
+    objects = place.open(disk=disk)
+    object_id = put(objects, b"abc")
+    disk.fail("pread")
+    with pytest.raises(StorageError, match=object_id):
+        objects.get(object_id)
+    assert objects.get(object_id) == b"abc"
+
+
+def test_after_a_failed_sync_the_bytes_are_written_again_before_a_sync_succeeds(place: Place):
+    disk = FaultyDisk()
+    objects = place.open(disk=disk)
+    safe = fill(objects, 2)
+    objects.sync()
+    stored = fill(objects, 3, first=10)
+    disk.fail("fdatasync")
+    with pytest.raises(StorageFailedError):
+        objects.sync()
+    later = fill(objects, 1, first=20)
+    objects.sync()
+    # The system may have dropped what the failed sync covered: all of it lies elsewhere now.
+    first = place.segment_files()[0]
+    os.truncate(first, first.read_bytes().find(sample(10)) - RECORD_HEADER_BYTES)
+    assert_holds(place.open(), safe | stored | later)
+
+
+def test_a_sync_that_keeps_failing_never_succeeds(place: Place):
+    disk = FaultyDisk()
+    objects = place.open(disk=disk)
+    stored = fill(objects, 3)
+    with disk.failing("fdatasync"):
+        for _ in range(3):
+            with pytest.raises(StorageFailedError):
+                objects.sync()
+    objects.sync()
+    assert_holds(objects, stored)
+
+
+def test_a_close_after_a_failed_sync_is_not_clean(place: Place):
+    disk = FaultyDisk()
+    objects = place.open(disk=disk)
+    stored = fill(objects, 3)
+    with disk.failing("fsync_directory"), pytest.raises(StorageFailedError):
+        objects.sync()
+    objects.close()
+    objects = place.open(boot=BOOT + 1)
+    assert_holds(objects, stored)
+
+
+def test_callers_at_the_same_time_share_a_sync(place: Place):
+    entered, go_on = threading.Event(), threading.Event()
+
+    class SlowDisk(FaultyDisk):
+        def fdatasync(self, fd: int) -> None:
+            entered.set()
+            go_on.wait(10)
+            super().fdatasync(fd)
+
+    disk = SlowDisk()
+    go_on.set()
+    objects = place.open(disk=disk)
+    put(objects, b"first")
+    entered.clear()
+    go_on.clear()
+    before = disk.calls["fdatasync"]
+    threads = [threading.Thread(target=objects.sync)]
+    threads[0].start()
+    assert entered.wait(10)
+    put(objects, b"second")
+    threads += [threading.Thread(target=objects.sync) for _ in range(8)]
+    for thread in threads[1:]:
+        thread.start()
+    while objects._sync_turn.locked() and disk.calls["fdatasync"] == before:
+        go_on.set()
+    for thread in threads:
+        thread.join()
+    assert disk.calls["fdatasync"] - before <= 3
+
+
+def test_with_zeros_ahead_a_file_does_not_grow_at_each_append(place: Place):
+    objects = place.open(zeros_ahead=True, segment_bytes=4 << 20)
+    stored = fill(objects, 1)
+    (segment,) = place.segment_files()
+    size = segment.stat().st_size
+    stored |= fill(objects, 10, first=5)
+    assert segment.stat().st_size == size
+    objects.sync()
+    objects.close()
+    objects = place.open()
+    stored |= fill(objects, 10, first=50)
+    assert_holds(objects, stored)
+    assert_holds(place.open(boot=BOOT + 1), stored)
+
+
+def test_a_disk_without_room_for_zeros_may_have_room_for_the_record(place: Place):
+    class NarrowDisk(Disk):
+        def pwrite_all(self, fd: int, data: bytes, offset: int) -> None:  # type: ignore[override]
+            if len(data) >= 1 << 20:
+                raise OSError(errno.ENOSPC, "no room for that much")
+            super().pwrite_all(fd, data, offset)
+
+    objects = place.open(disk=NarrowDisk(), zeros_ahead=True, segment_bytes=4 << 20)
+    assert_holds(objects, fill(objects, 20))
+
+
+# Setting aside and compaction
+
+
+def set_aside_and_purge(objects: SegmentObjects, object_ids: list[str]) -> None:
+    assert all(objects.set_aside(object_id, 5) for object_id in object_ids)
+    objects.purge(6)
+
+
+def disk_bytes(place: Place) -> int:
+    return sum(path.stat().st_size for path in place.segment_files())
+
+
+def test_compaction_gives_the_space_of_forgotten_objects_back(
+    objects: SegmentObjects, place: Place
+):
+    stored = fill(objects, 60)
+    forgotten = [i for number, i in enumerate(stored) if number % 3]
+    before = disk_bytes(place)
+    set_aside_and_purge(objects, forgotten)
+    assert disk_bytes(place) == before
+    assert objects.compact() > 0
+    assert disk_bytes(place) < before / 2
+    kept = {i: data for i, data in stored.items() if i not in forgotten}
+    assert_holds(objects, kept)
+    assert {found.object_id for found in objects.objects()} == set(kept)
+    assert_holds(place.open(boot=BOOT + 1), kept)
+    assert objects.compact() == 0
+
+
+def test_segments_in_which_nothing_is_left_go_without_any_space(place: Place):
+    disk = FaultyDisk()
+    objects = place.open(disk=disk)
+    stored = fill(objects, 60)
+    last = list(stored)[-6:]
+    set_aside_and_purge(objects, [i for i in stored if i not in last])
+    with disk.failing("write_all", errno.ENOSPC), disk.failing("pwrite_all", errno.ENOSPC):
+        assert objects.compact() > 0
+    assert_holds(objects, {i: stored[i] for i in last})
+
+
+def test_on_a_full_disk_the_gaps_between_objects_are_given_back(place: Place):
+    disk = FaultyDisk()
+    objects = place.open(disk=disk, segment_bytes=1 << 20)
+    stored = {object_id_of(data): data for data in (sample(n, 2000) for n in range(60))}
+    objects.put_many(list(stored.items()))
+    last = list(stored)[-6:]
+    set_aside_and_purge(objects, [i for i in stored if i not in last])
+    with disk.failing("pwrite_all", errno.ENOSPC):
+        assert objects.compact() > 90_000
+    kept = {i: stored[i] for i in last}
+    assert_holds(objects, kept)
+    assert_holds(place.open(boot=BOOT + 1), kept)
+    objects.compact()
+    assert_holds(objects, kept)
+
+
+def test_a_segment_that_is_appended_to_is_emptied_too_once_it_is_mostly_forgotten(place: Place):
+    objects = place.open(segment_bytes=1 << 20)
+    stored = fill(objects, 60)
+    set_aside_and_purge(objects, list(stored)[:-2])
+    assert objects.compact() > 0
+    assert disk_bytes(place) < 5_000
+    assert_holds(objects, {i: stored[i] for i in list(stored)[-2:]})
+
+
+def test_small_segments_are_joined(place: Place):
+    stored: dict[str, bytes] = {}
+    for number in range(12):  # a process that is killed again and again
+        stored |= fill(place.open(), 1, first=number)
+    assert len(place.segment_files()) == 12
+    objects = place.open()
+    objects.compact()
+    assert len(place.segment_files()) <= 3
+    assert_holds(objects, stored)
+
+
+def test_what_is_set_aside_moves_along_and_can_come_back(objects: SegmentObjects):
+    stored = fill(objects, 30)
+    ids = list(stored)
+    set_aside_and_purge(objects, ids[:20])
+    assert objects.set_aside(ids[25], 100)
+    objects.compact()
+    with pytest.raises(ContentNotFoundError):
+        objects.get(ids[25])
+    assert not objects.contains(ids[25])
+    assert objects.bring_back(ids[25])
+    assert objects.get(ids[25]) == stored[ids[25]]
+
+
+def test_a_segment_with_a_damaged_object_stays(objects: SegmentObjects, place: Place):
+    stored = fill(objects, 12)
+    ids = list(stored)
+    place.flip_in(stored[ids[0]], 3)
+    set_aside_and_purge(objects, ids[1:6])
+    fill(objects, 20, first=100)
+    objects.compact()
+    with pytest.raises(CorruptionError):
+        objects.get(ids[0])
+    assert_holds(objects, {i: stored[i] for i in ids[6:]})
+
+
+def test_readers_and_writers_go_on_while_segments_are_emptied(place: Place):
+    objects = place.open(segment_bytes=1 << 14)
+    kept = fill(objects, 100)
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def guarded(work: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                while not stop.is_set():
+                    work()
+            except (AssertionError, NexusError) as error:
+                failures.append(error)
+
+        return run
+
+    numbers = itertools.count(1_000)
+
+    def churn() -> None:
+        stored = fill(objects, 10, first=next(numbers) * 10)
+        assert_holds(objects, stored)
+        set_aside_and_purge(objects, list(stored))
+
+    threads = [
+        threading.Thread(target=guarded(lambda: assert_holds(objects, kept))),
+        threading.Thread(target=guarded(churn)),
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in range(30):
+        objects.compact()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert_holds(objects, kept)
+
+
+class KilledError(BaseException):
+    """The process ended at this call."""
+
+
+class KillingDisk(Disk):
+    """Ends the process, so to speak, at the n-th call that changes the disk."""
+
+    def __init__(self) -> None:
+        self.left = -1
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KilledError
+
+    def pwrite_all(self, fd: int, data: bytes, offset: int) -> None:  # type: ignore[override]
+        self._count()
+        super().pwrite_all(fd, data, offset)
+
+    def fdatasync(self, fd: int) -> None:
+        self._count()
+        super().fdatasync(fd)
+
+    def unlink(self, path: str) -> None:
+        self._count()
+        super().unlink(path)
+
+
+def test_a_kill_at_any_call_of_a_compaction_loses_nothing(tmp_path: Path):
+    for nth in itertools.count(1):
+        place = Place(tmp_path / str(nth))
+        disk = KillingDisk()
+        objects = place.open(disk=disk)
+        stored = fill(objects, 24)
+        forgotten = [i for number, i in enumerate(stored) if number % 3]
+        kept = {i: data for i, data in stored.items() if i not in forgotten}
+        set_aside_and_purge(objects, forgotten)
+        disk.left = nth
+        try:
+            objects.compact()
+        except KilledError:
+            assert_holds(place.open(), kept)
+            reopened = place.open(boot=BOOT + 1)
+            assert_holds(reopened, kept)
+            reopened.compact()
+            assert_holds(reopened, kept)
+        else:
+            assert nth > 10
+            return
