@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks import growth, ipc, large_files, primitives, report, small_files, startup
+from benchmarks import (
+    growth,
+    ipc,
+    large_files,
+    primitives,
+    report,
+    small_files,
+    startup,
+    waiting,
+)
 from benchmarks.harness import Plan, Row, filesystem_type
 from benchmarks.small_files import OS_WRITE
 
@@ -24,6 +33,7 @@ RUNS: dict[str, Callable[[Plan], list[Row]]] = {
     "growth": growth.run,
     "startup": startup.run,
     "primitives": primitives.run,
+    "waiting": waiting.run,
     "ipc": ipc.run,
 }
 

@@ -21,6 +21,7 @@ SECTIONS = {
     "growth": "Growth",
     "startup": "Start-up",
     "primitives": "Primitives and other calls",
+    "waiting": "Waiting",
     "ipc": "Pipes and streams",
 }
 _HEADER = ("figure", "target", "measured", "against", "theirs", "ratio (spread)", "")

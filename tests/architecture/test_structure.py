@@ -22,7 +22,10 @@ OUTSIDE_WORLD = {
 """Modules through which a contract could reach a disk, a network, a process or another thread."""
 
 LIFECYCLE_AND_LOOKUP = frozenset(
-    {"sync", "barrier", "close", "bind", "volumes", "on_closing", "on_close"}
+    {
+        *("sync", "barrier", "close", "bind", "volumes", "volumes_in_use"),
+        *("on_closing", "on_close", "in_forked_child"),
+    }
 )
 """Public methods of the kernel that are not system calls."""
 

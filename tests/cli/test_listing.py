@@ -44,7 +44,7 @@ def test_an_empty_listing_is_a_document_too(nexus):
 
 
 def test_ls_of_the_kernels_own_views(tree):
-    assert tree.ok("ls", "/__sys__").lines == ["journal", "mounts", "versions"]
+    assert tree.ok("ls", "/__sys__").lines == ["journal", "locks", "mounts", "versions"]
     tree.ok("ls", "-l", "/__sys__/journal")
 
 

@@ -1,19 +1,12 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 
 from nexus.cli import doctor
-
-
-def content_files(data_dir: Path):
-    return [
-        path
-        for path in (data_dir / "content").rglob("*")
-        if path.is_file() and path.name != "volume.json"
-    ]
+from nexus.lib.content_id import object_id_of
+from nexus.testing.damage import lose_object
 
 
 def test_fsck_of_a_whole_filesystem(nexus):
@@ -28,13 +21,13 @@ def test_fsck_of_a_whole_filesystem(nexus):
 
 def test_fsck_names_what_is_missing_and_exits_1(nexus):
     nexus.ok("write", "/a", "hello")
-    for path in content_files(nexus.data_dir):
-        path.unlink()
+    lose_object(nexus.data_dir / "content", object_id_of(b"hello"))
+    (nexus.data_dir / "content" / "segments" / "objects.idx").unlink()
     answer = nexus("fsck", "--json")
     assert (answer.code, answer.json["clean"]) == (1, False)
     assert answer.json["problems"][0]["object"] == "/a"
     text = nexus("fsck")
-    assert text.lines[0].startswith("/a: content ")
+    assert text.lines[0].startswith("/a: its content is missing (object ")
     assert text.lines[1].startswith("  advice: ")
     assert text.lines[-1] == "1 problem left"
     assert nexus("cat", "/a").code == 6
@@ -51,6 +44,22 @@ def test_fsck_reports_a_directory_that_cannot_be_opened(nexus):
     assert problem["advice"]
     failed = nexus("doctor", "--json")
     assert (failed.code, failed.json["ok"]) == (1, False)
+
+
+def test_fsck_of_a_metastore_with_a_damaged_page_says_how_to_rebuild_it_and_does(nexus):
+    nexus.ok("write", "/a", "hello")
+    metastore = nexus.data_dir / "meta.db"
+    data = bytearray(metastore.read_bytes())
+    leaf = max(at for at in range(4096, len(data), 4096) if data[at] == 0x0A)
+    data[leaf + 8 : leaf + 10] = b"\xff\xff"
+    metastore.write_bytes(data)
+    answer = nexus("fsck")
+    assert answer.code == 1
+    assert "`nexus fsck --repair`" in answer.lines[1]
+    nexus("fsck", "--repair")
+    assert nexus.ok("fsck").lines[-1] == "clean"
+    assert (nexus.data_dir / "meta.db.damaged").read_bytes() == data
+    assert nexus.ok("cat", "/a").lines == ["hello"]
 
 
 def test_gc_frees_what_nothing_names(nexus):

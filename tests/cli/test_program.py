@@ -105,9 +105,10 @@ def test_every_error_class_has_its_documented_code():
         4: "PathExists Conflict DirectoryNotEmpty Busy PathIsDirectory PathNotDirectory",
         5: "AccessDenied ReadOnly",
         6: "Storage NoSpace StorageFailed Corruption ContentNotFound",
-        7: "DataDirectoryLocked LockTimeout",
+        7: "DataDirectoryLocked LockTimeout LockOrder",
     }
     named = {f"{name}Error": code for code, names in codes.items() for name in names.split()}
+    named["EventsLost"] = 4
     for name, code in named.items():
         assert exit_code(getattr(errors, name)("read", "/a", "reason")) == code, name
     kinds = {

@@ -5,6 +5,8 @@ import os
 import pytest
 
 from nexus.cli import importer
+from nexus.lib.content_id import object_id_of
+from nexus.testing.damage import flip_bit
 
 
 def contents(top):
@@ -130,19 +132,10 @@ def test_export_stays_out_of_its_own_storage(nexus, tmp_path):
 
 def test_damaged_content_is_not_exported(nexus, tmp_path):
     nexus.ok("write", "/in/a", "x" * 100)
-    damage(nexus.data_dir)
+    flip_bit(nexus.data_dir / "content", object_id_of(b"x" * 100))
     answer = nexus("export", "/in", str(tmp_path / "out"))
     assert answer.code == 6
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def damage(data_dir):
-    for path in (data_dir / "content").rglob("*"):
-        if path.is_file() and path.name != "volume.json":
-            data = bytearray(path.read_bytes())
-            data[-1] ^= 1
-            path.chmod(0o600)
-            path.write_bytes(data)
 
 
 @pytest.mark.parametrize("name", ["import", "export"])

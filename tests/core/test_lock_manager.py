@@ -1,15 +1,21 @@
 """LocalLockManager holds its conformance suite; what is its own is here."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nexus.contracts.context import ROOT_ZONE_ID
-from nexus.contracts.errors import ConflictError
+from nexus.contracts.errors import ConflictError, CorruptionError
 from nexus.contracts.lock_manager import LockManagerABC
-from nexus.core.lock_manager import LocalLockManager
+from nexus.contracts.metastore import Batch
+from nexus.core.fsck import Checker
+from nexus.core.lock_manager import PREFIX, LocalLockManager
+from nexus.core.nexus_fs import NexusFS
 from nexus.core.sealed_store import Mutation, SealedStore
+from nexus.factory.boot import Settings, boot
+from nexus.sdk import Precondition, collect, connect, fsck
 from nexus.storage.metastore.memory import MemoryMetastore
 from nexus.testing.lock_manager import LockManagerSuite, wanted
 from nexus.testing.semaphore import ManualClock
@@ -70,3 +76,71 @@ def test_totals_stay_right_through_grants_and_releases():
     head = store.head()
     assert head.records == len(records)
     assert head.seal_sum == sum(record.seal for record in records) % 2**64
+
+
+class TakenOverAfterTheCheck(LocalLockManager):
+    """Loses every lock to the next holder between the check of a token and the commit."""
+
+    def proof_of(self, operation: str, zone_id: str, path: str, token: int) -> bytes:
+        proof = super().proof_of(operation, zone_id, path, token)
+        self.force_release(zone_id, path)
+        assert self.acquire(wanted(path))
+        return proof
+
+
+def test_a_write_whose_lock_goes_to_the_next_before_the_commit_is_refused():
+    with connect({"data_dir": ":memory:"}) as nx:
+        assert isinstance(nx, NexusFS)
+        nx.write("/f", b"old")
+        nx.waiting.locks = TakenOverAfterTheCheck(nx.store, ManualClock())
+        calls = (
+            lambda token: nx.write("/f", b"late", lock_token=token),
+            lambda token: nx.append("/f", b"late", lock_token=token),
+            lambda token: nx.sys_write("/f", b"late", precondition=Precondition(lock_token=token)),
+        )
+        for call in calls:
+            nx.sys_unlock("/f", force=True)
+            with pytest.raises(ConflictError):
+                call(nx.lock("/f").token)
+        assert nx.read("/f") == b"old"
+        assert len(nx.history("/f")) == 1
+
+
+def test_locks_of_a_data_directory_survive_a_restart(tmp_path: Path):
+    with connect({"data_dir": str(tmp_path)}) as nx:
+        lock = nx.lock("/f", ttl=3600)
+        nx.write("/f", b"1", lock_token=lock.token)
+    with connect({"data_dir": str(tmp_path)}) as nx:
+        assert nx.sys_lock("/f") is None
+        nx.write("/f", b"2", lock_token=lock.token)
+        assert fsck(nx).clean
+        assert nx.sys_unlock("/f", lock)
+        assert nx.lock("/f").token > lock.token
+
+
+def test_collection_removes_what_is_stored_of_expired_locks():
+    clock = ManualClock()
+    with boot(Settings(data_dir=":memory:"), clock_ns=clock) as nx:
+        lock = nx.lock("/f", ttl=1)
+        clock.advance(1)
+        collect(nx, retention_s=0, grace_s=0, dry_run=True)
+        assert any(True for _ in nx.store.iterate(PREFIX))
+        collect(nx, retention_s=0, grace_s=0)
+        assert not any(True for _ in nx.store.iterate(PREFIX))
+        assert not nx.sys_unlock("/f", lock)
+
+
+def test_a_damaged_lock_record_is_found_and_the_filesystem_opens():
+    metastore = MemoryMetastore()
+    clock = ManualClock()
+    assert LocalLockManager(SealedStore(metastore), clock).acquire(wanted())
+    (entry,) = metastore.scan(PREFIX)
+    metastore.commit(Batch([(entry.key, entry.value[:-1] + b"?")]))
+    store = SealedStore(metastore)
+    locks = LocalLockManager(store, clock)
+    assert locks.holds(ROOT_ZONE_ID) == []
+    with pytest.raises(CorruptionError):
+        locks.acquire(wanted())
+    problems = [problem.object for problem in Checker(store, []).run(repair=True).problems]
+    assert "/a" in problems
+    assert locks.acquire(wanted())

@@ -1,13 +1,17 @@
-"""One flipped bit, anywhere: every answer is right or an error, and fsck finds what is wrong."""
+"""One flipped bit, anywhere: every answer is right or an error, and fsck finds what is wrong.
+
+``NEXUS_SWEEP_FLIPS`` and ``NEXUS_SWEEP_SEED`` make the sweep longer, or another one.
+"""
 
 import json
 import os
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,17 +21,26 @@ import pytest
 from nexus.contracts.errors import (
     ConfigError,
     CorruptionError,
-    NexusError,
     PathNotFoundError,
 )
+from nexus.core.fsck import FsckReport
+from nexus.core.inode_volume import InodeVolume
+from nexus.core.nexus_fs import NexusFS
 from nexus.factory.boot import Settings, boot
 from nexus.factory.drivers import LABEL_KEY, VolumeLabel
 from nexus.lib.content_id import object_id_of
+from nexus.lib.manifest import Manifest
 from nexus.sdk import NexusFilesystem, fsck
+from nexus.testing.damage import find_object, flip_bit, lose_object
 
 CHUNKED_BYTES = (1 << 20) + 5000
 START_NS = 1_700_000_000 * 10**9
 MISSING = "missing"
+RESERVE = "meta.db.reserve"
+FLIPS = int(os.environ.get("NEXUS_SWEEP_FLIPS", "160"))
+SEED = os.environ.get("NEXUS_SWEEP_SEED", "1")
+LARGE_BYTES = 60_000
+WEIGHTS = {"meta.db": 12, "meta.db-wal": 8}
 Question = tuple[Any, ...]
 
 
@@ -63,6 +76,18 @@ def change(nx: NexusFilesystem, rng: random.Random) -> None:
     nx.sys_rename("/docs/3", "/moved")
     nx.sys_copy("/large", "/copies")
     nx.sys_write("/large", b"patch", offset=500)
+
+
+def set_aside(nx: NexusFilesystem, data: bytes, *, keep: bool) -> None:
+    """Put content in quarantine, as a collection does; ``keep`` stores it again beside that."""
+    assert isinstance(nx, NexusFS)
+    (content,) = [v.content_store() for v in nx.volumes() if isinstance(v, InodeVolume)]
+    content.unpin(content.write_content(data).etag)
+    content.begin_collection()
+    assert content.quarantine_object(object_id_of(data))
+    content.end_collection()
+    if keep:
+        content.unpin(content.write_content(data).etag)
 
 
 def ask(nx: NexusFilesystem, question: Question) -> Any:
@@ -118,6 +143,8 @@ def build(path: Path, *, killed: bool) -> Store:
     with opened(path) as nx:
         fill(nx, rng)
         change(nx, rng)
+        set_aside(nx, rng.randbytes(900), keep=False)
+        set_aside(nx, nx.read("/docs/0/file8"), keep=True)
         answers = answers_of(nx)
     if not killed:
         return Store(path, answers)
@@ -141,16 +168,13 @@ def killed_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def copied(store: Store, target: Path, *changed: str) -> Path:
-    """Copy a data directory; content that does not change is linked, the reserve left out."""
+    """Copy a data directory, but for the space that it keeps in reserve."""
     for folder, _, names in os.walk(store.path):
         place = target / os.path.relpath(folder, store.path)
         place.mkdir(parents=True, exist_ok=True)
         for name in names:
             source = os.path.join(folder, name)
-            relative = os.path.relpath(source, store.path)
-            if relative.startswith("content") and relative not in changed:
-                os.link(source, place / name)
-            elif name != "meta.db.reserve":
+            if name != RESERVE or name in changed:
                 shutil.copyfile(source, place / name)
     return target
 
@@ -161,14 +185,6 @@ def flip(file: Path, position: int, bit: int) -> None:
         (byte,) = opened_file.read(1)
         opened_file.seek(position)
         opened_file.write(bytes([byte ^ (1 << bit)]))
-
-
-def flipped_copy(store: Store, target: Path, files: list[str], rng: random.Random) -> Path:
-    relative = rng.choice(files)
-    copied(store, target, relative)
-    size = (store.path / relative).stat().st_size
-    flip(target / relative, rng.randrange(size), rng.randrange(8))
-    return target
 
 
 def is_part_of(found: list[Any], expected: list[Any]) -> bool:
@@ -197,91 +213,146 @@ def judged(nx: NexusFilesystem, question: Question, expected: Any) -> bool:
     return False
 
 
-def check_flipped(path: Path, answers: dict[Question, Any]) -> str:
-    """Open a damaged directory and hold every answer against what it should be."""
+class Flip(NamedTuple):
+    """One bit of one file."""
+
+    file: str
+    position: int
+    bit: int
+
+
+def flips_of(store: Store, rng: random.Random) -> Iterator[Flip]:
+    """Yield flips in every file there is: the metastore often, each other kind about as often."""
+    kinds: dict[str, list[str]] = {}
+    for file in sorted(store.path.rglob("*")):
+        relative = str(file.relative_to(store.path))
+        if file.is_file() and file.stat().st_size:
+            kinds.setdefault(kind_of(relative, file.stat().st_size), []).append(relative)
+    weights = [WEIGHTS.get(kind, 1) for kind in kinds]
+    while True:
+        (files,) = rng.choices(list(kinds.values()), weights)
+        file = rng.choice(files)
+        yield Flip(file, rng.randrange((store.path / file).stat().st_size), rng.randrange(8))
+
+
+def kind_of(relative: str, size: int) -> str:
+    first, *rest = Path(relative).parts
+    if not rest or Path(relative).suffix:
+        return relative
+    place = first if len(rest) == 2 and len(rest[0]) == 2 else f"{first}/{rest[0]}"
+    return f"{place}, {'large' if size > LARGE_BYTES else 'small'}"
+
+
+def opened_after(flip_: Flip, store: Store, path: Path) -> NexusFilesystem | None:
+    """Open a copy with one bit flipped; None where that is refused with a precise error."""
+    copied(store, path, flip_.file)
+    flip(path / flip_.file, flip_.position, flip_.bit)
     try:
-        nx = opened(path)
+        return opened(path)
     except (CorruptionError, ConfigError) as error:
         refusal = str(error)
+    assert str(path) in refusal or ".json" in refusal, refusal
+    return None
+
+
+def check_flip(flip_: Flip, store: Store, path: Path) -> str:
+    """Hold every answer against the truth, check, repair, and hold them again."""
+    nx = opened_after(flip_, store, path)
+    if nx is None:
+        return check_refused(store, path)
+    with nx:
+        right = rightness(nx, store)
+        report = fsck(nx)
+        if not all(right.values()):
+            wrong = [question for question, is_right in right.items() if not is_right]
+            assert not report.clean, f"fsck is clean, but not right or missing: {wrong}"
+        if report.clean:
+            return "harmless"
+    with accepting_loss(path) as nx:
+        mended = repaired(nx)
+        again = rightness(nx, store)
+        worse = [question for question, is_right in right.items() if is_right > again[question]]
+        assert not worse, f"repair made worse: {worse}, reporting {mended.problems}"
+        if not all(again.values()):
+            assert not mended.clean, "repaired, but not right or missing"
+            return "found, with a loss"
+    return "found" if all(right.values()) else "found and mended"
+
+
+def accepting_loss(path: Path) -> NexusFilesystem:
+    """Open as `nexus fsck --repair` does."""
+    accepting = Settings(data_dir=str(path), user="tester", accept_loss=True)
+    return boot(accepting, clock_ns=lambda: START_NS)
+
+
+def rightness(nx: NexusFilesystem, store: Store) -> dict[Question, bool]:
+    return {question: judged(nx, question, truth) for question, truth in store.answers.items()}
+
+
+def repaired(nx: NexusFilesystem) -> FsckReport:
+    """Repair, and check that what is left then is what repair said it would leave."""
+    report = fsck(nx, repair=True)
+    left = {(p.object, p.problem) for p in report.problems if not p.repaired}
+    new = {(p.object, p.problem) for p in fsck(nx).problems} - left
+    assert not new, f"after a repair that left {left}: {new}"
+    return report
+
+
+def check_refused(store: Store, path: Path) -> str:
+    """A directory that does not open is as it was, or goes on without what it has lost."""
+    has_log = (store.path / "meta.db-wal").exists()
+    try:
+        nx = accepting_loss(path)
+    except (CorruptionError, ConfigError) as error:
+        hint = error.hint
         nx = None
     if nx is None:
-        assert str(path) in refusal or ".json" in refusal, refusal
+        assert hint
         return "refused"
     with nx:
-        right = [judged(nx, question, expected) for question, expected in answers.items()]
-        report = fsck(nx)
-        if not all(right):
-            assert not report.clean, "answers were wrong or missing, and fsck found nothing"
-            return "found"
-    return "harmless" if report.clean else "found by fsck alone"
+        mended = repaired(nx)
+        # Without a log there are no commits to lose the newest of.
+        if not has_log and not all(rightness(nx, store).values()):
+            assert not mended.clean, "opened and repaired, but not right or missing"
+    return "opens when told to"
 
 
-def content_files(store: Store, wanted: Callable[[int], bool]) -> list[str]:
-    """Return the objects in use by size."""
-    root = store.path / "content"
-    return sorted(
-        os.path.relpath(file, store.path)
-        for file in root.glob("??/*")
-        if wanted(file.stat().st_size)
-    )
-
-
-def files_of(store: Store, kind: str) -> list[str]:
-    if kind == "blobs":
-        return content_files(store, lambda size: 0 < size < 4000)
-    if kind == "chunks":
-        return content_files(store, lambda size: size > 60_000)
-    if kind == "manifests":
-        large = [stat["etag"] for stat in store.answers["tree", "/"] if stat["path"] == "/large"]
-        object_id = large[0].partition(":")[2]
-        return [f"content/{object_id[:2]}/{object_id[2:]}"]
-    return [kind]
-
-
-@pytest.mark.parametrize(
-    ("kind", "trials"),
-    [
-        ("meta.db", 300),
-        ("meta.db.head", 10),
-        ("blobs", 30),
-        ("chunks", 10),
-        ("manifests", 15),
-        ("nexus.json", 25),
-        ("content/volume.json", 25),
-    ],
-)
-def test_a_flipped_bit_in_a_closed_store_is_never_an_answer(
-    closed_store: Store, tmp_path: Path, kind: str, trials: int
-) -> None:
-    run_trials(closed_store, tmp_path, kind, trials)
-
-
-@pytest.mark.parametrize(
-    ("kind", "trials"),
-    [
-        ("meta.db", 120),
-        ("meta.db-wal", 120),
-        ("meta.db-shm", 10),
-        ("meta.db.head", 20),
-        ("LOCK", 20),
-    ],
-)
-def test_a_flipped_bit_in_a_killed_store_is_never_an_answer(
-    killed_store: Store, tmp_path: Path, kind: str, trials: int
-) -> None:
-    run_trials(killed_store, tmp_path, kind, trials)
-
-
-def run_trials(store: Store, tmp_path: Path, kind: str, trials: int) -> None:
-    files = files_of(store, kind)
-    for seed in range(trials):
-        rng = random.Random(f"{kind} {seed}")
-        path = flipped_copy(store, tmp_path / str(seed), files, rng)
+def sweep(store: Store, scratch: Path, seed: str, flips: int) -> tuple[Counter[str], list[str]]:
+    """Return how often each outcome came about, and what must not have."""
+    outcomes: Counter[str] = Counter()
+    violations = []
+    for number, flip_ in enumerate(islice(flips_of(store, random.Random(seed)), flips)):
+        path = scratch / str(number)
         try:
-            check_flipped(path, store.answers)
-        except (AssertionError, NexusError) as error:
-            raise AssertionError(f"{kind}, seed {seed}: {error}") from error
+            outcomes[check_flip(flip_, store, path)] += 1
+        except Exception as error:  # noqa: BLE001 - any other error is what the sweep looks for
+            violations.append(f"{flip_}: {type(error).__name__}: {error}")
         shutil.rmtree(path)
+    return outcomes, violations
+
+
+@pytest.mark.parametrize("state", ["closed", "killed"])
+def test_one_flipped_bit_anywhere_is_no_answer_and_fsck_finds_what_it_hides(
+    state: str, closed_store: Store, killed_store: Store, tmp_path: Path
+) -> None:
+    store = closed_store if state == "closed" else killed_store
+    outcomes, violations = sweep(store, tmp_path, SEED, FLIPS)
+    assert violations == []
+    assert outcomes["found and mended"]
+    assert outcomes["refused"]
+
+
+def object_of(store: Store, kind: str) -> str:
+    """Return the id of an object in use."""
+    if kind == "blob":
+        return object_id_of(store.answers["read", "/docs/0/file4"])
+    (large,) = [s["etag"] for s in store.answers["tree", "/"] if s["path"] == "/large"]
+    manifest = large.partition(":")[2]
+    if kind == "manifest":
+        return str(manifest)
+    file, offset, size = find_object(store.path / "content", manifest)
+    encoded = file.read_bytes()[offset : offset + size]
+    return next(Manifest.decode(encoded).object_ids())
 
 
 def test_what_is_left_after_accepting_a_loss_is_an_earlier_state_and_whole(
@@ -292,8 +363,7 @@ def test_what_is_left_after_accepting_a_loss_is_an_earlier_state_and_whole(
     flip(path / "meta.db-wal", size - 100, 3)
     with pytest.raises(CorruptionError, match="commits are missing"):
         opened(path).close()
-    accepting = Settings(data_dir=str(path), user="tester", accept_loss=True)
-    with boot(accepting, clock_ns=lambda: START_NS) as nx:
+    with accepting_loss(path) as nx:
         assert fsck(nx).clean
         assert nx.read("/moved/file3")
         nx.write("/goes/on", b"after the loss")
@@ -311,13 +381,12 @@ def damaged_files(nx: NexusFilesystem) -> Iterator[tuple[str, CorruptionError]]:
             yield stat["path"], error
 
 
-@pytest.mark.parametrize("kind", ["blobs", "chunks", "manifests"])
+@pytest.mark.parametrize("kind", ["blob", "chunk", "manifest"])
 def test_the_error_of_damaged_content_names_the_file_and_says_what_to_do(
     closed_store: Store, tmp_path: Path, kind: str
 ) -> None:
-    relative = files_of(closed_store, kind)[0]
-    path = copied(closed_store, tmp_path / "copy", relative)
-    flip(path / relative, 10, 1)
+    path = copied(closed_store, tmp_path / "copy")
+    flip_bit(path / "content", object_of(closed_store, kind), 81)
     damaged = []
     with opened(path) as nx:
         for file, error in damaged_files(nx):
@@ -331,9 +400,8 @@ def test_the_error_of_damaged_content_names_the_file_and_says_what_to_do(
 
 def test_content_of_one_file_can_be_written_again(closed_store: Store, tmp_path: Path) -> None:
     data = closed_store.answers["read", "/docs/0/file4"]
-    relative = object_file(data)
-    path = copied(closed_store, tmp_path / "copy", relative)
-    flip(path / relative, 0, 0)
+    path = copied(closed_store, tmp_path / "copy")
+    flip_bit(path / "content", object_id_of(data))
     with opened(path) as nx:
         with pytest.raises(CorruptionError):
             nx.read("/docs/0/file4")
@@ -342,17 +410,12 @@ def test_content_of_one_file_can_be_written_again(closed_store: Store, tmp_path:
         assert fsck(nx).clean
 
 
-def object_file(data: bytes) -> str:
-    object_id = object_id_of(data)
-    return f"content/{object_id[:2]}/{object_id[2:]}"
-
-
-def test_a_deleted_content_object_is_reported_with_the_path(
+def test_a_lost_content_object_is_reported_with_the_path(
     closed_store: Store, tmp_path: Path
 ) -> None:
-    relative = object_file(closed_store.answers["read", "/docs/0/file4"])
     path = copied(closed_store, tmp_path / "copy")
-    (path / relative).unlink()
+    lose_object(path / "content", object_of(closed_store, "blob"))
+    (path / "content" / "segments" / "objects.idx").unlink()
     with opened(path) as nx:
         with pytest.raises(CorruptionError, match="missing") as caught:
             nx.read("/docs/0/file4")
@@ -421,6 +484,41 @@ def test_a_deleted_record_is_found_by_name_and_restored(
         assert_all_right(nx, closed_store)
 
 
+def test_a_lost_version_record_lets_no_earlier_life_of_the_path_answer(
+    closed_store: Store, tmp_path: Path
+) -> None:
+    path = copied(closed_store, tmp_path / "copy")
+    with closing(sqlite3.connect(path / "meta.db")) as database:
+        versions = [
+            key
+            for (key,) in database.execute("SELECT k FROM kv WHERE substr(k, 1, 1) = x'56'")
+            if key[:-9].endswith(b"/docs/2/file2")
+        ]
+    delete_row(path, max(versions))
+    with opened(path) as nx:
+        assert nx.read("/docs/2/file2", version=1) == b"a second life"
+
+
+def test_a_version_whose_record_is_lost_is_not_taken_from_an_earlier_life_of_the_path(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "data"
+    with opened(path) as nx:
+        nx.write("/a", b"first life")
+        nx.append("/a", b"!")
+        nx.sys_unlink("/a")
+        revisions = [nx.write("/a", data)["revision"] for data in (b"one", b"two", b"three")]
+    place = current_record(path, "/a")[0].split(b"\0\1/")[0][1:].rpartition(b"\0")[0]
+    for revision in revisions[1:]:
+        delete_row(path, b"V" + place + b"\0/a\0" + revision.to_bytes(8, "big"))
+    with opened(path) as nx:
+        assert nx.read("/a", version=3) == b"three"
+        with pytest.raises(CorruptionError, match="version 2"):
+            nx.read("/a", version=2)
+        assert nx.read("/a", version=1) == b"one"
+        assert not fsck(nx).clean
+
+
 @pytest.mark.parametrize("how", ["damaged", "deleted"])
 def test_a_lost_root_record_hinders_neither_opening_nor_repair(
     closed_store: Store, tmp_path: Path, how: str
@@ -455,8 +553,8 @@ def test_a_deleted_journal_row_is_found_by_the_totals(closed_store: Store, tmp_p
     delete_row(path, key)
     with opened(path) as nx:
         (problem,) = fsck(nx).problems
-        assert "1 records are missing" in problem.problem
-        assert fsck(nx, repair=True).clean
+        assert "1 record is missing" in problem.problem
+        assert not fsck(nx, repair=True).clean
         assert not fsck(nx).problems
 
 

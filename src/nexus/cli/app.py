@@ -19,11 +19,13 @@ from nexus.cli import (
     doctor,
     files,
     listing,
+    locks,
     maintenance,
     mounts,
     settings,
     transfer,
     tree,
+    watch,
 )
 from nexus.cli.context import Options, output_of
 from nexus.cli.errors import (
@@ -142,6 +144,7 @@ def common(
 
 
 _FILES, _TREES, _MOUNTS, _UPKEEP = "Files", "Listings", "Mounts and transfer", "Upkeep"
+_TOGETHER = "Working together"
 
 for _panel, _commands in {
     _FILES: (
@@ -155,6 +158,7 @@ for _panel, _commands in {
         files.mkdir,
     ),
     _TREES: (listing.ls, tree.tree, listing.glob, listing.grep, listing.log),
+    _TOGETHER: (locks.lock, locks.unlock, locks.locks, watch.watch),
     _MOUNTS: (mounts.mount, mounts.unmount, mounts.mounts),
     _UPKEEP: (maintenance.fsck, maintenance.gc, doctor.doctor),
 }.items():

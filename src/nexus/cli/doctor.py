@@ -174,10 +174,12 @@ def _attempt(options: Options, directory: str, metastore: str) -> list[Check]:
     checks = [
         Check("data directory", OK, directory),
         Check("owner", OK, "no other process has it open"),
-        Check("metastore", OK, f"{metastore}; opens"),
+        Check("metastore", OK, f"{metastore}; opens; `nexus fsck` verifies what is in it"),
     ]
     for row in mounts:
         if row["problem"]:
-            advice = f"bring its storage back, or nexus unmount {row['path']}"
+            advice = f"bring its storage back, or `nexus unmount {row['path']}`"
+            if "nexus fsck" in row["problem"]:
+                advice = "`nexus fsck --repair`, then mount it again"
             checks.append(Check(f"mount {row['path']}", WARN, str(row["problem"]), advice))
     return checks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nexus.contracts.errors import InvalidArgumentError
+from nexus.contracts.errors import InvalidArgumentError, shown
 
 ROOT_ZONE_ID = "root"
 """The one zone of a standalone filesystem."""
@@ -30,4 +30,4 @@ class OperationContext:
         for name in ("user_id", "agent_id", "zone_id", "run_id"):
             value = getattr(self, name)
             if not isinstance(value, str) and (value is not None or name in ("user_id", "zone_id")):
-                raise InvalidArgumentError("context", None, f"{name} is {value!r}, not text")
+                raise InvalidArgumentError("context", None, f"{name} is {shown(value)}, not text")

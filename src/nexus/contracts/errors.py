@@ -26,6 +26,7 @@ exception a Python programmer would catch, with ``errno`` and ``filename`` set::
     |-- StreamOffsetError           LookupError               ERANGE
     |-- EndOfStreamError            EOFError                  ENODATA
     |-- LockOrderError              RuntimeError              EDEADLK
+    |-- EventsLost                  OSError                   EOVERFLOW
     |-- DataDirectoryLockedError    BlockingIOError           EWOULDBLOCK
     `-- StorageError                OSError                   EIO
         |-- NoSpaceError                                      ENOSPC
@@ -235,6 +236,31 @@ class LockOrderError(NexusError, RuntimeError):
     code = _errno.EDEADLK
 
 
+class EventsLost(NexusError, OSError):
+    """The journal does not go back to where a watch wants to go on: events are missing.
+
+    ``revision`` is the present one. Look at what is there now, then watch from it.
+    """
+
+    code = _errno.EOVERFLOW
+
+    def __init__(
+        self,
+        operation: str,
+        path: str | None,
+        reason: str,
+        *,
+        hint: str | None = None,
+        revision: int = 0,
+    ) -> None:
+        super().__init__(operation, path, reason, hint=hint)
+        self.revision = revision
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild, arguments = super().__reduce__()
+        return rebuild, arguments, {"revision": self.revision}
+
+
 class DataDirectoryLockedError(NexusError, BlockingIOError):
     """Another process owns the data directory."""
 
@@ -263,3 +289,14 @@ class StorageFailedError(StorageError):
 
 class CorruptionError(StorageError):
     """Stored bytes do not match their checksum. The damaged object is named in ``reason``."""
+
+
+def shown(value: object) -> str:
+    """Return a caller's value as an error shows it, however long or odd it is."""
+    if isinstance(value, str | bytes):
+        return repr(value if len(value) <= 200 else value[:200])
+    if value is None or isinstance(value, bool | float):
+        return repr(value)
+    if isinstance(value, int) and value.bit_length() <= 128:
+        return repr(value)
+    return f"<{type(value).__name__}>"  # its own repr may fail: that of a huge int does

@@ -8,8 +8,7 @@ live and a token.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from nexus.contracts.context import OperationContext
 
@@ -22,8 +21,7 @@ MAX_TTL_S: Final = 86_400.0
 """The longest time to live: a forgotten lock is gone after a day."""
 
 
-@dataclass(frozen=True, slots=True)
-class LockRequest:
+class LockRequest(NamedTuple):
     """What is asked for. ``max_holders`` is for counting locks alone."""
 
     path: str
@@ -33,8 +31,7 @@ class LockRequest:
     max_holders: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LockHold:
+class LockHold(NamedTuple):
     """A granted lock. Times are seconds since the Unix epoch.
 
     ``token`` is the fencing token: the revision of the commit that granted the lock, so it is
@@ -54,7 +51,7 @@ class LockHold:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as calls and views show them."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return self._asdict()
 
 
 class LockId(str):

@@ -55,7 +55,10 @@ class FileMetadata(msgspec.Struct, frozen=True, array_like=True, omit_defaults=F
     run_id: str | None = None
     attributes: dict[str, Any] = {}
     mount: dict[str, Any] | None = None
+    first_version: int = 1
+    """The version with which this file came to its path: over 1 where it was moved there."""
     channel_id: str | None = None
+    """Names what a pipe or a stream holds, as ``etag`` names what a file does."""
 
 
 class StreamMessage(bytes):

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nexus.contracts.context import OperationContext
+from nexus.contracts.file_events import FileEvent
 from nexus.contracts.filesystem import NexusFilesystem, Precondition, WriteRequest
+from nexus.contracts.filesystem.syscalls import WATCH_TIMEOUT_S
 from nexus.contracts.lock_manager import DEFAULT_TTL_S, EXCLUSIVE, LockId
 from nexus.contracts.metadata import Buffer, DirectoryPage, Stat
 from nexus.contracts.object_store import ContentStoreABC
@@ -145,6 +147,31 @@ class BoundFilesystem(NexusFilesystem):
         context: OperationContext | None = None,
     ) -> bool:
         return self._target.sys_unlock(path, lock_id, force, context=context or self._context)
+
+    def sys_watch(
+        self,
+        path: str,
+        timeout: float = WATCH_TIMEOUT_S,
+        recursive: bool = False,
+        since: int | str | None = None,
+        *,
+        context: OperationContext | None = None,
+    ) -> FileEvent | None:
+        return self._target.sys_watch(
+            path, timeout, recursive, since, context=context or self._context
+        )
+
+    async def _watch_async(
+        self,
+        path: str,
+        timeout: float,
+        recursive: bool,
+        since: int | str | None,
+        context: OperationContext | None,
+    ) -> FileEvent | None:
+        return await self._target._watch_async(
+            path, timeout, recursive, since, context or self._context
+        )
 
     def sync(self) -> None:
         """Sync the filesystem this is a view of."""

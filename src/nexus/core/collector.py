@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from nexus.contracts.errors import BusyError
+from nexus.contracts.errors import BusyError, InvalidArgumentError, shown
 from nexus.contracts.lock_manager import LockManagerABC
 from nexus.contracts.object_store import ContentStoreABC
+from nexus.core.arguments import MAX_TIME_S
 from nexus.core.inode_table import InodeTable, Version, journal_records
 from nexus.core.inode_volume import InodeVolume
 from nexus.core.path_volume import PathVolume
@@ -52,7 +54,7 @@ class Collector:
     def __init__(
         self,
         store: SealedStore,
-        list_volumes: Callable[[], list[Volume]],
+        volumes_in_use: Callable[[], AbstractContextManager[list[Volume]]],
         clock_ns: Callable[[], int],
         sync: Callable[[], None],
         locks: LockManagerABC,
@@ -60,7 +62,7 @@ class Collector:
         self._locks = locks
         self._sync = sync
         self._store = store
-        self._list_volumes = list_volumes
+        self._volumes_in_use = volumes_in_use
         self._clock_ns = clock_ns
         self._running = threading.Lock()
 
@@ -77,34 +79,47 @@ class Collector:
         Quarantined content is deleted by a later run, ``grace_s`` after it was set aside. What a
         dead process left unfinished goes when nobody has touched it for ``grace_s``. The
         current state and versions superseded within the retention stay. ``progress`` is told
-        (stage, items so far). Errors: BusyError while another run is under way, CorruptionError
-        when a damaged record hides what content is in use; then no content is touched.
+        (stage, items so far). Errors: InvalidArgumentError for a time that is none, BusyError
+        while another run is under way, CorruptionError when a damaged record hides what content
+        is in use; then no content is touched.
         """
+        retention_ns = _nanoseconds("retention_s", retention_s)
+        grace_ns = _nanoseconds("grace_s", grace_s)
         if not self._running.acquire(blocking=False):
             raise BusyError("gc", None, "another collection is running")
         try:
-            report = CollectionReport(dry_run)
-            now_ns = self._clock_ns()
-            volumes = self._list_volumes()
-            keep_from = self._prune_journal(now_ns - round(retention_s * 1e9), report, progress)
-            for volume in volumes:
-                if isinstance(volume, InodeVolume | PathVolume):
-                    self._prune_versions(volume.table, keep_from, report, progress)
-            if not dry_run:
-                self._locks.forget_expired()
-                # What supersedes the content to be set aside must survive a power cut first.
-                self._sync()
-            grace_start_ns = now_ns - round(grace_s * 1e9)
-            for volume in volumes:
-                if isinstance(volume, InodeVolume):
-                    self._collect_content(volume, keep_from, grace_start_ns, report, progress)
-            for volume in volumes:
-                found = volume.remove_leftovers(grace_start_ns, dry_run=dry_run)
-                report.leftovers_removed += found.entries
-                report.leftover_bytes += found.size_bytes
+            with self._volumes_in_use() as volumes:
+                report = CollectionReport(dry_run)
+                self._collect(volumes, retention_ns, grace_ns, report, progress)
             return report
         finally:
             self._running.release()
+
+    def _collect(
+        self,
+        volumes: list[Volume],
+        retention_ns: int,
+        grace_ns: int,
+        report: CollectionReport,
+        progress: Progress,
+    ) -> None:
+        now_ns = self._clock_ns()
+        keep_from = self._prune_journal(now_ns - retention_ns, report, progress)
+        for volume in volumes:
+            if isinstance(volume, InodeVolume | PathVolume):
+                self._prune_versions(volume.table, keep_from, report, progress)
+        if not report.dry_run:
+            self._locks.forget_expired()
+            # What supersedes the content to be set aside must survive a power cut first.
+            self._sync()
+        grace_start_ns = now_ns - grace_ns
+        for volume in volumes:
+            if isinstance(volume, InodeVolume):
+                self._collect_content(volume, keep_from, grace_start_ns, report, progress)
+        for volume in volumes:
+            found = volume.remove_leftovers(grace_start_ns, dry_run=report.dry_run)
+            report.leftovers_removed += found.entries
+            report.leftover_bytes += found.size_bytes
 
     def _prune_journal(self, cutoff_ns: int, report: CollectionReport, progress: Progress) -> int:
         """Drop old entries; return the first revision that history keeps."""
@@ -117,7 +132,8 @@ class Collector:
             batch.append(record)
             report.journal_entries += 1
             if len(batch) == _BATCH:
-                self._drop(batch, record.revision, report)
+                # Of this revision there may be more events, so it does not count as kept.
+                self._drop(batch, record.revision + 1, report)
                 progress("journal", report.journal_entries)
         self._drop(batch, keep_from, report)
         return keep_from
@@ -185,6 +201,13 @@ class Collector:
                 named.update(bytes.fromhex(item) for item in content.objects_of(etag))
                 progress("records", len(seen))
         return named
+
+
+def _nanoseconds(name: str, seconds: float) -> int:
+    if type(seconds) not in (int, float) or not 0 <= seconds <= MAX_TIME_S:
+        reason = f"{name} is {shown(seconds)}, not within 0 to {MAX_TIME_S} seconds"
+        raise InvalidArgumentError("gc", None, reason)
+    return round(seconds * 1e9)
 
 
 def _etags(table: InodeTable, keep_from: int) -> Iterator[str]:

@@ -1,38 +1,37 @@
 """Checker: compares everything stored with its checksums, and records with one another.
 
 Layer: core, over the sealed store and the content stores of mounted volumes. Unix counterpart:
-fsck(8), but online: records are checked while commits wait, content while everything runs.
+fsck(8), but online. Commits wait while records are checked, as long as the progress says
+"structure" or "records"; reads go on, and content is checked while everything runs.
 
 What it finds: a damaged record (its seal), a missing one (the totals in the head, and the version
 record that each current record must have and the other way round), an entry without its
-directory, missing or damaged content (its hash). Memory: about 300 bytes an entry.
+directory, missing or damaged content (its hash). Memory: about 160
+bytes for each current record with a path of 40 characters, then 130 for each object in use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from nexus.contracts.errors import ContentNotFoundError, CorruptionError, NexusError
-from nexus.contracts.metadata import DIRECTORY_TYPES
+from nexus.contracts.metadata import FileMetadata
 from nexus.contracts.object_store import ContentStoreABC
 from nexus.core.inode_table import decode_metadata, parse_key
 from nexus.core.inode_volume import InodeVolume
-from nexus.core.sealed_store import Head, Sealed, SealedStore, revision_of
+from nexus.core.record_check import LEAVES, UNREADABLE, Plan, Progress, RecordCheck
+from nexus.core.sealed_store import Head, Sealed, SealedStore
 from nexus.core.volume import Volume
-from nexus.lib.paths import join, parent
+from nexus.lib.content_id import parse_content_id
+from nexus.lib.paths import join
 
-Progress = Callable[[str, int], None]
-_KINDS = {
-    "C": "record",
-    "O": "record",
-    "V": "version record",
-    "J": "journal entry",
-    "M": "mount",
-    "L": "lock",
-    "B": "record",
-}
-_NO_BACKUP = "restore it from another copy, or remove it"
+_WRITE_AGAIN = "write the same bytes to any file; `nexus log` lists other versions of this one"
+_RECOUNTS = "restores what has a second copy, and counts anew"
+_LOST = "what was lost has no second copy: it may be history, or files, see `nexus log`"
+_BROUGHT_BACK = "object {} was in quarantine, or damaged around its bytes"
+_UNSEEN: Any = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +60,6 @@ class FsckReport:
         return all(problem.repaired for problem in self.problems)
 
 
-@dataclass(slots=True)
-class _Entry:
-    """The last word on a path: from its current record, or from its newest version record."""
-
-    key: bytes
-    payload: bytes
-    revision: int
-    is_directory: bool
-    etag: str
-
-
-@dataclass(slots=True)
-class _Tree:
-    """What the records say of one volume."""
-
-    current: dict[str, _Entry] = field(default_factory=dict)
-    newest: dict[str, _Entry | None] = field(default_factory=dict)  # None: removed
-    etags: dict[str, str] = field(default_factory=dict)  # content id to a path that has it
-    overlay: bool = False
-
-
 class Checker:
     """One check of one filesystem."""
 
@@ -95,172 +73,215 @@ class Checker:
         self._volumes = volumes
         self._progress = progress
         self._report = FsckReport()
-        self._trees: dict[tuple[str, str], _Tree] = {}
-        self._restore: list[tuple[bytes, bytes, int]] = []
-        self._drop: list[bytes] = []
+        self._findings: list[_Finding] = []
 
     def run(self, *, repair: bool = False, content: bool = True) -> FsckReport:
         """Check, and with ``repair`` mend what has a second copy; return the report.
 
-        Repair restores a current record from its version record and the other way round, drops
-        unreadable history, brings quarantined content back and counts the totals anew. It never
-        touches content that is whole. ``content=False`` checks records only.
+        Repair restores a current record from its version record and the other way round, the
+        record of a removal from the journal, drops what is unreadable and has no copy, brings
+        quarantined content back and counts the totals anew. It never touches what is whole, and no
+        record while the metastore's own structure is damaged. ``content=False`` checks records
+        only.
         """
-        with self._store.frozen() as head:
-            self._check_records(head, repair)
-            for tree in self._trees.values():
-                self._check_tree(tree, repair)
-            if repair and self._report.problems:
-                start = head.journal_start if head else 1
-                restored = {key for key, _, _ in self._restore}
-                dropped = [key for key in self._drop if key not in restored]
-                self._store.repair_locked(self._restore, dropped, start)
+        self._check_records(repair)
         if content:
             for volume in self._volumes:
                 if isinstance(volume, InodeVolume):
-                    self._check_content(volume, repair)
+                    _ContentCheck(self._store, volume, self._report, self._progress, repair).run()
         return self._report
 
-    def _found(self, what: str, problem: str, advice: str, *, repaired: bool = False) -> None:
+    def _check_records(self, repair: bool) -> None:
+        check = RecordCheck(self._store, self._volumes, self._found, self._progress)
+        with self._store.frozen() as head:
+            mendable = check.run(head)
+            if mendable:
+                self._check_totals(check, head)
+            repaired = mendable and repair and self._mend(check.plan, head)
+        self._report.problems = [finding.as_problem(repaired) for finding in self._findings]
+        self._report.records, self._report.files = check.records, check.files
+
+    def _mend(self, plan: Plan, head: Head | None) -> bool:
+        """Do what was planned; return whether it could be done."""
+        if not self._findings:
+            return False
+        try:
+            puts = [(key, *put) for key, put in plan.puts.items()]
+            after = self._store.repair_locked(puts, plan.drops, head)
+        except CorruptionError as error:
+            self._found("metastore", error.reason, LEAVES, UNREADABLE)
+            return False
+        if head is not None:
+            self._weigh(plan, head, after)
+        return True
+
+    def _weigh(self, plan: Plan, before: Head, after: Head) -> None:
+        """Tell losses from what was mended, by the totals of what was committed."""
+        if after[1:3] == before[1:3]:
+            # Every record is as it was committed, whatever its damaged key or neighbours suggested.
+            for finding in self._findings:
+                if finding.does != LEAVES:
+                    finding.left = None
+        elif not plan.losses or after.records + plan.losses != before.records:
+            for finding in self._findings:
+                if finding.does == _RECOUNTS:
+                    finding.left = _LOST
+
+    def _check_totals(self, check: RecordCheck, head: Head | None) -> None:
+        damaged = len(check.plan.damaged)
+        if head is None:
+            self._found("metastore", "the head record is damaged", "counts anew", None)
+            return
+        difference = head.records - check.records - damaged
+        if difference:
+            records = "record is" if abs(difference) == 1 else "records are"
+            problem = f"{abs(difference)} {records} {'missing' if difference > 0 else 'extra'}"
+            self._found("metastore", problem, _RECOUNTS, None)
+        elif not damaged and check.seal_sum != head.seal_sum:
+            problem = "the records are not those that were committed"
+            self._found("metastore", problem, _RECOUNTS, None)
+
+    def _found(self, what: str, problem: str, does: str, left: str | None) -> None:
+        self._findings.append(_Finding(what, problem, does, left))
+
+
+@dataclass(slots=True)
+class _Finding:
+    """A problem, what repair does about it, and what is then left to the user."""
+
+    object: str
+    problem: str
+    does: str
+    left: str | None
+
+    def as_problem(self, repaired: bool) -> Problem:
+        if repaired:
+            return Problem(self.object, self.problem, self.left or "nothing more", not self.left)
+        advice = f"`nexus fsck --repair` {self.does}"
+        return Problem(
+            self.object, self.problem, advice + (f"; then {self.left}" * bool(self.left))
+        )
+
+
+class _ContentCheck:
+    """Verifies what the records of one volume name, while the filesystem is in use."""
+
+    def __init__(
+        self,
+        store: SealedStore,
+        volume: InodeVolume,
+        report: FsckReport,
+        progress: Progress,
+        repair: bool,
+    ) -> None:
+        self._store = store
+        self._table = volume.table
+        self._point = volume.point
+        self._content: ContentStoreABC = volume.content_store()
+        self._report = report
+        self._progress = progress
+        self._repair = repair
+        self._seen: dict[bytes, NexusError | None] = {}  # object id to what is wrong with it
+        self._bad_contents: dict[str, dict[str, NexusError]] = {}  # by content id, by object id
+        self._reported: set[tuple[str, str]] = set()  # path, object id
+
+    def run(self) -> None:
+        for finding in self._content.check_structure(repair=self._repair):
+            advice = "nothing more" if self._repair else "`nexus fsck --repair` makes it anew"
+            self._add(self._point, finding, advice, self._repair)
+        try:
+            for prefix in (self._table.current_prefix, self._table.version_prefix):
+                for key, record in self._store.iterate_unverified(prefix):
+                    meta = _metadata(record)
+                    if meta is not None and meta.etag:
+                        self._check(key, meta)
+        except CorruptionError as error:
+            self._add("metastore", f"content is not checked to the end: {error.reason}", UNREADABLE)
+
+    def _check(self, key: bytes, meta: FileMetadata) -> None:
+        parsed = parse_key(key)
+        assert parsed is not None  # a key of this volume
+        shown = join(self._point, parsed.path)
+        bad = self._bad_objects(meta.etag, shown)
+        if bad and self._store.get(key) is not None:  # else it went, and its content rightly too
+            is_current = parsed.keyspace == "C"
+            whose = "its content" if is_current else f"the content of its version {meta.version}"
+            for object_id, error in bad.items():
+                self._report_bad(shown, whose, object_id, error)
+
+    def _bad_objects(self, etag: str, shown: str) -> dict[str, NexusError]:
+        """Return what is wrong with the objects of a content, by object id."""
+        if etag in self._bad_contents:
+            return self._bad_contents[etag]
+        try:
+            _, root = parse_content_id("fsck", etag)
+            if self._seen.get(bytes.fromhex(root), _UNSEEN) is None:
+                return {}
+            found = {item: self._verified(item, shown) for item in self._objects(etag, root, shown)}
+            bad = {item: error for item, error in found.items() if error is not None}
+        except NexusError as error:
+            bad = {etag: error}
+        if bad:
+            self._bad_contents[etag] = bad
+        return bad
+
+    def _objects(self, etag: str, root: str, shown: str) -> Iterable[str]:
+        """Return the objects of a content, with its manifest brought back where it is set aside."""
+        try:
+            return self._content.objects_of(etag)
+        except (ContentNotFoundError, CorruptionError):
+            return [root] if self._verified(root, shown) else self._content.objects_of(etag)
+
+    def _verified(self, object_id: str, shown: str) -> NexusError | None:
+        """Return what is wrong with an object that ``shown`` needs, or None."""
+        key = bytes.fromhex(object_id)
+        if key in self._seen:
+            return self._seen[key]
+        found: NexusError | None = None
+        try:
+            size = self._content.verify_object(object_id)
+        except (ContentNotFoundError, CorruptionError) as error:
+            found = error
+            if self._repair and self._is_brought_back(object_id):
+                found = None
+                size = self._content.verify_object(object_id)
+                self._add(shown, _BROUGHT_BACK.format(object_id), "nothing more", True)
+        if found is None:
+            self._report.objects += 1
+            self._report.bytes_verified += size
+            self._progress("content", self._report.bytes_verified)
+        self._seen[key] = found
+        return found
+
+    def _is_brought_back(self, object_id: str) -> bool:
+        try:
+            return self._content.restore_object(object_id)
+        except CorruptionError:
+            return False  # what was set aside is damaged too
+
+    def _report_bad(self, shown: str, whose: str, object_id: str, error: NexusError) -> None:
+        if (shown, object_id) in self._reported:
+            return
+        self._reported.add((shown, object_id))
+        state = f"cannot be read: {error.reason}"
+        if isinstance(error, ContentNotFoundError):
+            state = f"is missing (object {object_id})"
+        elif isinstance(error, CorruptionError):
+            state = f"is damaged (object {object_id})"
+        advice = _WRITE_AGAIN
+        if not self._repair:
+            advice = f"`nexus fsck --repair` brings it back if it is in quarantine; else {advice}"
+        self._add(shown, f"{whose} {state}", advice)
+
+    def _add(self, what: str, problem: str, advice: str, repaired: bool = False) -> None:
         self._report.problems.append(Problem(what, problem, advice, repaired))
 
-    # -- records ------------------------------------------------------------------------------
 
-    def _check_records(self, head: Head | None, repair: bool) -> None:
-        records, total = 0, 0
-        restore = "restore the data directory from a backup, or export what is readable"
-        try:
-            for finding in self._store.check():
-                self._found("metastore", finding, restore)
-            for key, record in self._store.iterate_unverified():
-                if record is None:
-                    self._damaged(key, repair)
-                    continue
-                records += 1
-                total += record.seal
-                self._note(key, record, repair)
-                if records % 1000 == 0:
-                    self._progress("records", records)
-        except CorruptionError as error:
-            self._found("metastore", error.reason, restore)
-        self._report.records = records
-        advice = "`nexus fsck --repair` counts anew"
-        if head is None:
-            self._found("metastore", "the head record is damaged", advice, repaired=repair)
-        elif records != head.records:
-            difference = head.records - records
-            problem = f"{abs(difference)} records are {'missing' if difference > 0 else 'extra'}"
-            self._found("metastore", problem, advice, repaired=repair)
-        elif total & ((1 << 64) - 1) != head.seal_sum:
-            problem = "the records are not those that were committed"
-            self._found("metastore", problem, advice, repaired=repair)
-
-    def _damaged(self, key: bytes, repair: bool) -> None:
-        parsed = parse_key(key)
-        if parsed is None:
-            self._found(f"key {key!r}", "unknown or damaged key", "`nexus fsck --repair` drops it")
-        else:
-            what = f"{parsed.path} (volume {parsed.volume_id})" if parsed.volume_id else parsed.path
-            problem = f"its {_KINDS.get(parsed.keyspace, 'record')} is damaged"
-            advice = "`nexus fsck --repair` restores it where a second copy exists"
-            self._found(what, problem, advice, repaired=repair)
-        self._drop.append(key)
-
-    def _note(self, key: bytes, record: Sealed, repair: bool) -> None:
-        parsed = parse_key(key)
-        if parsed is None or parsed.keyspace not in "COV":
-            return
-        tree = self._trees.setdefault((parsed.zone_id, parsed.volume_id), _Tree())
-        path = parsed.path
-        if parsed.keyspace == "V" and not record.payload:
-            tree.newest[path] = None
-            return
-        try:
-            meta = decode_metadata(record)
-        except CorruptionError:
-            self._damaged(key, repair)
-            return
-        directory = meta.entry_type in DIRECTORY_TYPES
-        entry = _Entry(key, record.payload, record.revision, directory, meta.etag)
-        if meta.etag:
-            tree.etags.setdefault(meta.etag, path)
-        if parsed.keyspace == "V":
-            entry.revision = revision_of(key)
-            tree.newest[path] = entry
-        else:
-            tree.current[path] = entry
-            tree.overlay = parsed.keyspace == "O"
-            self._report.files += not directory
-
-    def _check_tree(self, tree: _Tree, repair: bool) -> None:
-        advice = "`nexus fsck --repair` restores it from its other copy"
-        for path, entry in tree.newest.items():
-            if entry is not None and path not in tree.current:
-                self._found(path, "its current record is missing", advice, repaired=repair)
-                self._restore.append(
-                    (_current_key(entry, path, tree), entry.payload, entry.revision)
-                )
-                tree.current[path] = entry
-        for path, entry in tree.current.items():
-            newest = tree.newest.get(path)
-            if newest is None or newest.revision != entry.revision:
-                self._found(path, "its version record is missing", advice, repaired=repair)
-                self._restore.append((_version_key(entry, path), entry.payload, entry.revision))
-            above = parent(path)
-            if path != "/" and not tree.overlay:
-                directory = tree.current.get(above)
-                if directory is None or not directory.is_directory:
-                    self._found(path, f"its directory {above} is missing", f"mkdir {above}")
-
-    # -- content ------------------------------------------------------------------------------
-
-    def _check_content(self, volume: InodeVolume, repair: bool) -> None:
-        content = volume.content_store()
-        prefix = volume.table.current_prefix[1:].split(b"\0")
-        tree = self._trees.get((prefix[0].decode(), prefix[1].decode()))
-        if tree is None:
-            return
-        verified: set[str] = set()
-        for etag, path in tree.etags.items():
-            shown = join(volume.point, path)
-            try:
-                for object_id in content.objects_of(etag):
-                    if object_id not in verified:
-                        verified.add(object_id)
-                        self._verify(content, object_id, shown, repair)
-            except NexusError as error:
-                self._report_content(shown, etag, error)
-
-    def _verify(self, content: ContentStoreABC, object_id: str, path: str, repair: bool) -> None:
-        try:
-            size = content.verify_object(object_id)
-        except ContentNotFoundError as error:
-            if not repair or not content.restore_object(object_id):
-                self._report_content(path, object_id, error)
-                return
-            size = content.verify_object(object_id)
-            problem = f"object {object_id} was in quarantine"
-            self._found(path, problem, "nothing more", repaired=True)
-        except NexusError as error:
-            self._report_content(path, object_id, error)
-            return
-        self._report.objects += 1
-        self._report.bytes_verified += size
-        self._progress("content", self._report.bytes_verified)
-
-    def _report_content(self, path: str, what: str, error: NexusError) -> None:
-        state = "missing" if isinstance(error, ContentNotFoundError) else "damaged"
-        self._found(path, f"content {what} is {state}: {error.reason}", _NO_BACKUP)
-
-
-def _current_key(entry: _Entry, path: str, tree: _Tree) -> bytes:
-    place = b"\0".join(entry.key[1:].split(b"\0", 2)[:2]) + b"\0"
-    if tree.overlay:
-        return b"O" + place + path.encode()
-    depth = 0 if path == "/" else path.count("/")
-    return b"C" + place + depth.to_bytes(2, "big") + path.encode()
-
-
-def _version_key(entry: _Entry, path: str) -> bytes:
-    place = b"\0".join(entry.key[1:].split(b"\0", 2)[:2]) + b"\0"
-    return b"V" + place + path.encode() + b"\0" + entry.revision.to_bytes(8, "big")
+def _metadata(record: Sealed | None) -> FileMetadata | None:
+    """Return the metadata of a record; None for a removal, and for what is reported already."""
+    if record is None or not record.payload:
+        return None
+    try:
+        return decode_metadata(record)
+    except CorruptionError:
+        return None

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -34,16 +34,18 @@ from nexus.core.sealed_store import Mutation, Sealed, SealedStore, revision_key,
 from nexus.lib.lock_order import Level, ordered_lock
 from nexus.lib.paths import depth, parent
 
-CODEC_VERSION = b"\x01"
+METADATA_VERSION = b"\x01"
+EVENT_VERSION = b"\x01"
 CACHED_RECORDS = 1 << 16
 CACHED_LISTING_NAMES = 1 << 18
 _LARGEST_CACHED_LISTING = 1 << 14
 
+T = TypeVar("T")
 _UNKNOWN: Any = object()
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_metadata = msgspec.msgpack.Decoder(FileMetadata).decode
-_decode_event = msgspec.msgpack.Decoder(FileEvent).decode
+_decode_file_event = msgspec.msgpack.Decoder(FileEvent).decode
 
 
 class Inode:
@@ -73,7 +75,7 @@ def _key_part(text: str) -> bytes:
 
 def encode_metadata(meta: FileMetadata) -> bytes:
     """Return the stored form of a record. Errors: InvalidArgumentError."""
-    return CODEC_VERSION + _encoded(meta)
+    return METADATA_VERSION + _encoded(meta)
 
 
 def _encoded(value: FileMetadata | FileEvent) -> bytes:
@@ -86,18 +88,37 @@ def _encoded(value: FileMetadata | FileEvent) -> bytes:
 
 def decode_metadata(record: Sealed) -> FileMetadata:
     """Return the metadata of a record. Errors: CorruptionError."""
+    return _decoded(record, METADATA_VERSION, f"record {record.key!r}", _decode_metadata)
+
+
+def encode_event(event: FileEvent) -> bytes:
+    """Return the stored form of a journal entry. Errors: InvalidArgumentError."""
+    return EVENT_VERSION + _encoded(event)
+
+
+def decode_event(record: Sealed) -> FileEvent:
+    """Return the event of a journal entry, with its position. Errors: CorruptionError."""
+    what = f"the journal entry of revision {record.revision}"
+    event = _decoded(record, EVENT_VERSION, what, _decode_file_event)
+    sequence = int.from_bytes(record.key[-4:], "big")
+    return msgspec.structs.replace(event, revision=record.revision, sequence=sequence)
+
+
+def _decoded(record: Sealed, version: bytes, what: str, decode: Callable[[bytes], T]) -> T:
     payload = record.payload
-    if payload[:1] != CODEC_VERSION:
+    if payload[:1] != version:
         raise CorruptionError(
             "metastore",
             None,
-            f"record {record.key!r} has codec version {payload[:1].hex()}",
+            f"{what} has codec version {payload[:1].hex() or 'none'}",
             hint="it was written by a newer release",
         )
     try:
-        return _decode_metadata(payload[1:])
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise CorruptionError("metastore", None, f"record {record.key!r}: {error}") from error
+        return decode(payload[1:])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CorruptionError(
+            "metastore", None, f"{what}: {error}", hint="run `nexus fsck`"
+        ) from error
 
 
 class InodeTable:
@@ -113,8 +134,12 @@ class InodeTable:
         self._listings: dict[str, list[str]] = {}
         self._listed_names = 0
         self._epoch = 0
-        self._committing = 0
-        store.on_uncertain(self.drop_cache)
+        self._committing: set[object] = set()
+        self._end_notices = store.on_uncertain(self.drop_cache)
+
+    def close(self) -> None:
+        """Let the store forget this table; called when nothing uses it any more."""
+        self._end_notices()
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -261,16 +286,16 @@ class InodeTable:
             self._listings.clear()
             self._listed_names = 0
 
-    def begin(self, changes: dict[str, Change]) -> None:
+    def begin(self, commit: object, changes: dict[str, Change]) -> None:
         """Drop what a commit is about to change, and keep nothing new until :meth:`end`."""
         with self._cache_lock:
-            self._committing += 1
+            self._committing.add(commit)
             self._drop_locked(changes)
 
-    def end(self, changes: dict[str, Change], written: dict[bytes, Sealed]) -> None:
+    def end(self, commit: object, changes: dict[str, Change], written: dict[bytes, Sealed]) -> None:
         """Keep what the commit has ``written``; nothing after one that failed."""
         with self._cache_lock:
-            self._committing -= 1
+            self._committing.discard(commit)
             self._drop_locked(changes)
             for path, change in changes.items():
                 record = written.get(change.key)
@@ -397,16 +422,19 @@ class Transaction:
             for path, change in changes.items():
                 self._stage(table, path, change)
         for sequence, event in enumerate(self._events):
-            mutation.put_at_revision(b"J", _encoded(event), sequence.to_bytes(4, "big"))
-        for table, changes in self._changes.items():
-            table.begin(changes)
+            mutation.put_at_revision(b"J", encode_event(event), sequence.to_bytes(4, "big"))
         by_key: dict[bytes, Sealed] = {}
         try:
+            for table, changes in self._changes.items():
+                table.begin(self, changes)
             revision, written = self._store.commit(mutation, durable=durable)
             by_key = {record.key: record for record in written}
         finally:
             for table, changes in self._changes.items():
-                table.end(changes, by_key)
+                table.end(self, changes, by_key)
+            # Also where the outcome is unknown: who is woken looks into the journal.
+            if self._events:
+                self._store.announce(self._events)
         for callback in self._on_commit:
             callback()
         return revision
@@ -434,16 +462,13 @@ def journal_records(
     """
     start = b"J" + revision_key(after[0]) + after[1].to_bytes(4, "big") if after[0] else b""
     for record in store.iterate(b"J", start):
-        yield (
-            record,
-            msgspec.structs.replace(_decode_event(record.payload), revision=record.revision),
-        )
+        yield record, decode_event(record)
 
 
-def journal(store: SealedStore, after: tuple[int, int] = (0, 0)) -> Iterator[tuple[int, FileEvent]]:
-    """Yield (sequence within its revision, event) of the journal; see :func:`journal_records`."""
-    for record, event in journal_records(store, after):
-        yield int.from_bytes(record.key[-4:], "big"), event
+def journal(store: SealedStore, after: tuple[int, int] = (0, 0)) -> Iterator[FileEvent]:
+    """Yield the events of the journal; see :func:`journal_records`."""
+    for _, event in journal_records(store, after):
+        yield event
 
 
 class ParsedKey(NamedTuple):

@@ -13,7 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 from msgspec.structs import replace
@@ -45,6 +45,7 @@ from nexus.contracts.metadata import (
 from nexus.contracts.object_store import Content, ContentStoreABC, Leftovers
 from nexus.core.channels import Channels, default_capacity, new_channel_id
 from nexus.core.inode_table import Inode, InodeTable, Transaction
+from nexus.core.sealed_store import SCAN_PAGE
 from nexus.core.tree_volume import TreeVolume
 from nexus.core.volume import (
     Actor,
@@ -64,6 +65,7 @@ class InodeVolume(TreeVolume):
 
     keeps_versions = True
     atomic_batch = True
+    snapshot_entries = SCAN_PAGE
     immutable_content = True
 
     def __init__(
@@ -172,16 +174,37 @@ class InodeVolume(TreeVolume):
             yield self._build_stat(path, inode.meta, inode.revision)
 
     def _version(self, operation: str, relative: str, number: int) -> FileMetadata:
-        # A path may have lived more than once; the latest life with this number is meant.
-        found = None
-        for version in self.table.versions(relative):
-            if version.meta is not None and version.meta.version == number:
-                found = version.meta
+        """Return the record of a version in the latest life of the path that had it.
+
+        A life runs from where a file comes to the path to where it goes. Every record says with
+        which number its life started, so one that is missing is noticed, and an older life never
+        answers for it. What history forgot is not damage: all that is older went with it.
+        """
+        now = self.table.get(relative)
+        found = now.meta if now is not None and now.meta.version == number else None
+        if found is None:
+            found, is_lost = _search(self._records(relative, now), number)
+            if is_lost:
+                raise CorruptionError(
+                    operation,
+                    self.absolute(relative),
+                    f"the record of version {number} is missing",
+                    hint="run `nexus fsck`",
+                )
         if found is None:
             raise no_such_version(operation, self.absolute(relative), number)
         if found.entry_type != DT_REG:
             raise no_file(operation, self.absolute(relative), found.entry_type)
         return found
+
+    def _records(self, relative: str, now: Inode | None) -> Iterator[FileMetadata | None]:
+        """Yield every kept record of a path, oldest first, None where it was removed."""
+        last = 0
+        for version in self.table.versions(relative):
+            last = version.revision
+            yield version.meta
+        if now is not None and now.revision > last:
+            yield now.meta
 
     # -- writing files ------------------------------------------------------------------------
 
@@ -193,11 +216,17 @@ class InodeVolume(TreeVolume):
         if inode is not None and inode.meta.entry_type != DT_REG:
             raise no_file(operation, self.absolute(relative), inode.meta.entry_type)
         if not request.append or inode is None:
-            etag = None if inode is None else inode.meta.etag
-            check_precondition(operation, self.absolute(relative), request.precondition, etag)
+            self._check_precondition(operation, relative, request.precondition, inode)
         if request.append:
             return None
         return self._content.write_content(request.buf)
+
+    def _check_precondition(
+        self, operation: str, relative: str, condition: Precondition | None, inode: Inode | None
+    ) -> None:
+        if condition is not None:
+            etag, revision = (None, None) if inode is None else (inode.meta.etag, inode.revision)
+            check_precondition(operation, self.absolute(relative), condition, etag, revision)
 
     def settle(self) -> None:
         if self._durable:
@@ -225,8 +254,8 @@ class InodeVolume(TreeVolume):
         actor: Actor,
     ) -> Stat:
         old = self._target(txn, operation, relative, request, actor)
-        path = self.absolute(relative)
-        check_precondition(operation, path, request.precondition, old.etag if old else None)
+        inode = None if old is None else self.table.get(relative)
+        self._check_precondition(operation, relative, request.precondition, inode)
         if prepared is not None:
             return self._put_file(txn, relative, old, prepared, prepared.size, actor)
         data = b"".join(request.buf) if not isinstance(request.buf, Buffer) else request.buf
@@ -245,7 +274,7 @@ class InodeVolume(TreeVolume):
         actor: Actor,
     ) -> Stat:
         old = self._file("write", relative)
-        check_precondition("write", self.absolute(relative), precondition, old.etag)
+        self._check_precondition("write", relative, precondition, self.table.get(relative))
         if not len(data):
             content = Content(old.etag, old.size)
         else:
@@ -361,7 +390,10 @@ class InodeVolume(TreeVolume):
         for relative, inode in self._tree(old):
             txn.remove(self.table, join(old, relative), inode)
             # Beneath a target that was missing or empty nothing can be in the way.
-            txn.put(self.table, join(new, relative), inode.meta, fresh=relative != "/")
+            meta = inode.meta
+            if meta.first_version != meta.version:
+                meta = replace(meta, first_version=meta.version)
+            txn.put(self.table, join(new, relative), meta, fresh=relative != "/")
             count += 1
         txn.event(actor.event(FILE_RENAME, self.absolute(old), new_path=self.absolute(new)))
         return count
@@ -471,4 +503,34 @@ class InodeVolume(TreeVolume):
 
     def close(self) -> None:
         self.channels.close("its mount was closed")
+        self.table.close()
         self._content.close()
+
+
+def _search(
+    records: Iterable[FileMetadata | None], number: int
+) -> tuple[FileMetadata | None, bool]:
+    """Return the latest record with a version number, and whether one is missing instead."""
+    found: FileMetadata | None = None
+    is_lost = has_older = found_here = False
+    before: FileMetadata | None = None  # the record before, in the same life
+    for meta in records:
+        if before is not None and (meta is None or not _same_life(before, meta)):
+            before = None
+        if before is None:
+            found_here = False
+        if meta is not None and meta.version == number:
+            found, found_here, is_lost = meta, True, False
+        elif meta is not None and meta.first_version <= number < meta.version and not found_here:
+            found = None
+            is_lost = is_lost or (has_older if before is None else before.version < number)
+        before, has_older = meta, True
+    return found, is_lost
+
+
+def _same_life(before: FileMetadata, meta: FileMetadata) -> bool:
+    return (
+        before.created_at_ns == meta.created_at_ns
+        and before.first_version == meta.first_version
+        and before.version <= meta.version
+    )

@@ -22,15 +22,14 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import msgspec
 
-from nexus.contracts.errors import ConflictError, CorruptionError, InvalidArgumentError
+from nexus.contracts.errors import ConflictError, CorruptionError, InvalidArgumentError, shown
 from nexus.contracts.lock_manager import (
     COUNTING,
     EXCLUSIVE,
@@ -57,13 +56,13 @@ class LockRecord(msgspec.Struct, frozen=True, array_like=True):
 
     lock_id: str
     mode: str
-    max_holders: int | None
     ttl_ms: int
     acquired_at_ns: int
     expires_at_ns: int
     user_id: str
     agent_id: str | None = None
     run_id: str | None = None
+    max_holders: int | None = None
 
 
 _decode = msgspec.msgpack.Decoder(LockRecord).decode
@@ -83,6 +82,8 @@ class LocalLockManager(LockManagerABC):
         # By name, then lock id; changed under the stripe of the name by replacing the inner
         # dict, so that readers need no lock. May still list what has expired.
         self._holds: dict[str, dict[str, LockHold]] = {}
+        # Names that may have records of holds that ended, beyond those in _holds.
+        self._stale: set[str] = set()
         self._restore()
 
     # -- acquiring ----------------------------------------------------------------------------
@@ -116,15 +117,17 @@ class LocalLockManager(LockManagerABC):
                 if lock_id not in live:
                     return None
                 record = _record_of(request, lock_id, self._clock_ns(), live[lock_id])
+                known = {i: h for i, h in self._holds.get(name, {}).items() if i in live}
                 mutation = Mutation()
-                for stale in self._records(name):
-                    if _decoded(stale).lock_id not in live:
-                        mutation.delete(stale)
+                if name in self._stale or len(known) < len(self._holds.get(name, ())):
+                    for ended in self._ended(name, live):
+                        mutation.delete(ended)
                 mutation.put_at_revision(_prefix(name), _encoded(record))
+                self._stale.add(name)  # until the outcome of the commit is known
                 token, _ = self._store.commit(mutation, durable=self._durable)
+                self._stale.discard(name)
                 hold = _hold_of(request.path, token, record)
-                known = self._holds.get(name, {})
-                self._holds[name] = {i: h for i, h in known.items() if i in live} | {lock_id: hold}
+                self._holds[name] = known | {lock_id: hold}
                 return hold
         except BaseException:
             self._semaphore.release(name, lock_id)
@@ -145,23 +148,22 @@ class LocalLockManager(LockManagerABC):
             if expires_at_ns is None or record is None:
                 return None
             changed = msgspec.structs.replace(
-                _decoded(record), ttl_ms=ttl_ms, expires_at_ns=expires_at_ns
+                decode_lock(record), ttl_ms=ttl_ms, expires_at_ns=expires_at_ns
             )
             mutation = Mutation()
             mutation.put(record.key, _encoded(changed), record)
             self._store.commit(mutation, durable=self._durable)
-            hold = replace(hold, expires_at=expires_at_ns / 1e9)
+            hold = hold._replace(expires_at=expires_at_ns / 1e9)
             self._holds[name] = self._holds[name] | {lock_id: hold}
             return hold
 
     def release(self, zone_id: str, path: str, lock_id: str) -> bool:
         name = _name(zone_id, path)
         with self._stripe(name):
-            if lock_id not in self._live(name):
-                return False
             hold = self._holds.get(name, {}).get(lock_id)
-            if hold is not None:
-                self._drop([self._store.get(_prefix(name) + revision_key(hold.token))])
+            if hold is None:
+                return False
+            self._drop([self._store.get(_prefix(name) + revision_key(hold.token))])
             self._forget(name, lock_id)
             return self._semaphore.release(name, lock_id)
 
@@ -177,13 +179,17 @@ class LocalLockManager(LockManagerABC):
         removed = 0
         for name in {_name_of(key) for key, _ in self._store.iterate_unverified(PREFIX)}:
             with self._stripe(name):
-                live = self._live(name)
-                dead = [r for r in self._records(name) if _decoded(r).lock_id not in live]
-                self._drop(dead)
-                for record in dead:
-                    self._forget(name, _decoded(record).lock_id)
-                removed += len(dead)
+                ended = self._ended(name, self._live(name))
+                self._drop(ended)
+                for record in ended:
+                    self._forget(name, decode_lock(record).lock_id)
+                self._stale.discard(name)
+                removed += len(ended)
         return removed
+
+    def _ended(self, name: str, live: Mapping[str, int]) -> list[Sealed]:
+        """Return the records of holds that have ended."""
+        return [r for r in self._records(name) if decode_lock(r).lock_id not in live]
 
     def _drop(self, records: Sequence[Sealed | None]) -> None:
         mutation = Mutation(reclaim=True)
@@ -232,13 +238,14 @@ class LocalLockManager(LockManagerABC):
         """Take up the holds of earlier processes; a damaged record holds nothing until fsck."""
         now_ns = self._clock_ns()
         for key, sealed in self._store.iterate_unverified(PREFIX):
+            name = _name_of(key)
+            self._stale.add(name)
             if sealed is None:
                 continue
-            record = _decoded(sealed)
+            record = decode_lock(sealed)
             # After a clock that was set back, no hold lasts longer than it was granted for.
             expires_at_ns = min(record.expires_at_ns, now_ns + record.ttl_ms * 1_000_000)
             if expires_at_ns > now_ns:
-                name = _name_of(key)
                 hold = _hold_of(name.partition("\0")[2], revision_of(key), record)
                 self._semaphore.restore(
                     name, record.lock_id, _bears(record.mode, record.max_holders), expires_at_ns
@@ -293,7 +300,7 @@ def stale_token(operation: str, path: str, token: int) -> ConflictError:
     return ConflictError(
         operation,
         path,
-        f"lock_token={token} but no lock held now has it",
+        f"lock_token={shown(token)} but no lock held now has it",
         hint="lock and read again before you write",
     )
 
@@ -314,24 +321,24 @@ def _terms(request: LockRequest, timeout_s: float) -> tuple[int, int, int]:
     """Return max_holders, timeout_ms and ttl_ms. Errors: InvalidArgumentError."""
     path, mode, limit = request.path, request.mode, request.max_holders
     if mode not in (EXCLUSIVE, SHARED, COUNTING):
-        raise _bad(path, f"mode is {mode!r}; there are exclusive, shared and counting")
+        raise _bad(path, f"mode is {shown(mode)}; there are exclusive, shared and counting")
     if mode == COUNTING:
         if type(limit) is not int or not 1 <= limit < _ANY_NUMBER:
-            raise _bad(path, f"a counting lock with max_holders={limit!r}, not at least 1")
+            raise _bad(path, f"a counting lock with max_holders={shown(limit)}, not at least 1")
     elif limit is not None and not (mode == EXCLUSIVE and limit == 1):
-        raise _bad(path, f"max_holders={limit!r} is for counting locks, not for {mode} ones")
+        raise _bad(path, f"max_holders={shown(limit)} is for counting locks, not for {mode} ones")
     ttl_s = _number(path, "ttl", request.ttl_s)
     if not 0.001 <= ttl_s <= MAX_TTL_S:
-        raise _bad(path, f"ttl is {ttl_s:g}, not within 0.001 and {MAX_TTL_S:g} seconds")
+        raise _bad(path, f"ttl is {shown(ttl_s)}, not within 0.001 and {MAX_TTL_S:g} seconds")
     timeout_s = _number(path, "timeout", timeout_s)
     if not 0 <= timeout_s <= _LONGEST_WAIT_S:
-        raise _bad(path, f"timeout is {timeout_s:g}, not a number of seconds")
+        raise _bad(path, f"timeout is {shown(timeout_s)}, not a number of seconds")
     return _bears(mode, limit), math.ceil(timeout_s * 1000), math.ceil(ttl_s * 1000)
 
 
 def _number(path: str, what: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _bad(path, f"{what} is {value!r}, not a number of seconds")
+        raise _bad(path, f"{what} is {shown(value)}, not a number of seconds")
     return value
 
 
@@ -350,13 +357,13 @@ def _record_of(request: LockRequest, lock_id: str, now_ns: int, expires_at_ns: i
     return LockRecord(
         lock_id,
         request.mode,
-        request.max_holders if request.mode == COUNTING else None,
         math.ceil(request.ttl_s * 1000),
         now_ns,
         expires_at_ns,
         context.user_id,
         context.agent_id,
         context.run_id,
+        request.max_holders if request.mode == COUNTING else None,
     )
 
 
@@ -382,8 +389,12 @@ def _encoded(record: LockRecord) -> bytes:
         raise InvalidArgumentError("lock", None, f"cannot be stored: {error}") from error
 
 
-def _decoded(record: Sealed) -> LockRecord:
+def decode_lock(record: Sealed) -> LockRecord:
+    """Return what a record says of a hold. Errors: CorruptionError."""
     try:
         return _decode(record.payload)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise CorruptionError("metastore", None, f"record {record.key!r}: {error}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        what = f"the lock record {record.key!r}"
+        raise CorruptionError(
+            "metastore", None, f"{what}: {error}", hint="run `nexus fsck`"
+        ) from error

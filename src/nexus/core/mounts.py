@@ -12,11 +12,17 @@ Invariants:
 2. A mount given as a description is in the metastore exactly while it is mounted; one given as a
    driver object, or whose driver keeps nothing, lasts until the filesystem closes.
 3. A remembered mount that cannot be opened is kept, shown with its reason, and refuses calls.
+4. A volume stays mounted while a collection or a check works on it: mounted anew meanwhile, it
+   would have a second store object that knows nothing of what the first one protects.
+
+Lock order: the VFS lock of the mount point, ``_changing``, SealedStore's turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -91,6 +97,26 @@ class MountManager:
         self._store = store
         self._open_driver = open_driver
         self._durable = durable
+        self._changing = threading.Lock()
+        self._in_use: list[Volume] = []  # guarded by _changing
+
+    @contextmanager
+    def in_use(self, zone_id: str) -> Iterator[list[Volume]]:
+        """Yield the volumes that are mounted and available; unmounting one is refused meanwhile."""
+        with self._changing:
+            mounts = self._router.mounts(zone_id)
+            volumes = [mount.volume for _, mount in mounts if mount.volume is not None]
+            self._in_use += volumes
+        try:
+            yield volumes
+        finally:
+            with self._changing:
+                for volume in volumes:
+                    self._in_use.remove(volume)
+
+    def unchanging(self) -> AbstractContextManager[bool]:
+        """Return a block in which unmounting waits: for what is short."""
+        return self._changing
 
     def mount(
         self, point: str, backend: ObjectStoreABC | Mapping[str, Any], actor: Actor
@@ -108,12 +134,15 @@ class MountManager:
         if below:
             raise BusyError("mount", point, f"{below[0]} is mounted beneath it")
         driver, description = self._open(point, backend, zone_id)
+        volume = None
         try:
             self._check_unused(point, zone_id, driver)
             under = self._ensure_point(point, actor)
             volume = self._volume(point, driver, actor.context.user_id, actor)
             self._remember(point, driver, description, under, actor)
         except BaseException:
+            if isinstance(volume, InodeVolume | PathVolume):
+                volume.table.close()
             if description is not None:
                 driver.close()
             raise
@@ -123,7 +152,14 @@ class MountManager:
         return volume
 
     def unmount(self, point: str, actor: Actor) -> int:
-        """Take a mount away and forget it; return the revision. Errors: BusyError."""
+        """Take a mount away and forget it; return the revision.
+
+        Errors: BusyError where it carries others, or while a collection or a check uses it.
+        """
+        with self._changing:
+            return self._unmount_locked(point, actor)
+
+    def _unmount_locked(self, point: str, actor: Actor) -> int:
         zone_id = actor.context.zone_id
         if point in ("/", SYS_POINT):
             raise BusyError("unmount", point, "this mount carries the filesystem itself")
@@ -132,6 +168,13 @@ class MountManager:
             raise BusyError("unmount", point, f"{below[0]} is mounted beneath it")
         mounted = self._router.at(point, zone_id)
         if mounted is not None and mounted.volume is not None:
+            if mounted.volume in self._in_use:
+                raise BusyError(
+                    "unmount",
+                    point,
+                    "a collection or a check is using it",
+                    hint="retry when it is done",
+                )
             mounted.volume.sync()  # no later sync of the filesystem reaches it
         with Transaction(self._store) as txn:
             record = self._store.get(_record_key(zone_id, point))

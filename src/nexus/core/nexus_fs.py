@@ -1,27 +1,28 @@
 """NexusFS: the system calls. Validates, routes and locks; volumes do the rest.
 
 Layer: core. It holds syscalls, lifecycle and nothing else: conveniences are inherited, storage is
-behind volumes, drivers come through :mod:`nexus.core.mounts`. Boots with one metastore and no
-mount. Unix counterpart: the system call layer of a VFS.
+behind volumes, drivers come through :mod:`nexus.core.mounts`, arguments are checked by
+:mod:`nexus.core.arguments`, pages are made by :mod:`nexus.core.listing`. Boots with one metastore
+and no mount. Unix counterpart: the system call layer of a VFS.
 
-Order of a mutating call: normalize, lock (exclusive, released last), route, volume, commit. The
-route is looked up under the lock, since mounting takes the mount point's exclusive lock.
+Order of a mutating call: normalize, lock (exclusive, released last), route, volume, commit, and
+the answer while still locked, so that it shows what this call made. The route is looked up under
+the lock, since mounting takes the mount point's exclusive lock; a whole-file write routes before,
+to store its content, and under the lock only looks whether the mount table is still the same.
 Stat takes no lock: it reads one committed record; nor does reading content that is named by its
-hash, which no writer changes. Readdir of one directory takes none unless the
-directory moves meanwhile; a recursive one takes a shared lock for each page, since it reads level
-by level and a rename must not be seen in half.
+hash, which no writer changes. Readdir takes none where one scan gives the page and the directory
+does not move meanwhile; else, and where it is recursive, it takes a shared lock for each page,
+since a rename must not be seen in half.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from heapq import merge
-from itertools import islice
-from operator import itemgetter
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar
 
 from nexus.contracts.context import ROOT_ZONE_ID, OperationContext
 from nexus.contracts.errors import (
@@ -32,13 +33,15 @@ from nexus.contracts.errors import (
     NotSupportedError,
     PathNotFoundError,
     StorageError,
+    shown,
 )
+from nexus.contracts.file_events import FileEvent
 from nexus.contracts.filesystem import NexusFilesystem, Precondition, WriteRequest
+from nexus.contracts.filesystem.syscalls import WATCH_TIMEOUT_S
 from nexus.contracts.lock_manager import (
     DEFAULT_TTL_S,
     EXCLUSIVE,
     LockId,
-    LockManagerABC,
     LockRequest,
 )
 from nexus.contracts.metadata import (
@@ -53,6 +56,19 @@ from nexus.contracts.metadata import (
 )
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import Content, ContentStoreABC
+from nexus.core import fork_guard
+from nexus.core.arguments import (
+    MAX_WRITE_END,
+    check_attribute,
+    check_context,
+    check_no_more,
+    check_precondition_type,
+    check_range,
+    check_version,
+    checked_pieces,
+    page_limit,
+    view,
+)
 from nexus.core.bound import BoundFilesystem
 from nexus.core.channels import (
     Channel,
@@ -63,13 +79,15 @@ from nexus.core.channels import (
     wait_limit,
 )
 from nexus.core.collector import Collector
+from nexus.core.file_watcher import FileWatcher
 from nexus.core.inode_table import Transaction
-from nexus.core.lock_manager import LocalLockManager, stale_token
+from nexus.core.listing import Listings, Query
+from nexus.core.lock_manager import LocalLockManager
 from nexus.core.mounts import Mount, MountManager, OpenDriver
 from nexus.core.router import VFSRouter
 from nexus.core.sealed_store import SealedStore, revision_key, revision_of
 from nexus.core.sys_volume import SYS_POINT, SysVolume
-from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S, HoldSet, make_vfs_locks
+from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S, Hold, HoldSet, make_vfs_locks
 from nexus.core.volume import (
     Actor,
     Departure,
@@ -79,34 +97,22 @@ from nexus.core.volume import (
     missing,
     not_directory,
 )
-from nexus.lib.paths import is_below, normalize
+from nexus.core.waiting_calls import WaitingCalls
+from nexus.lib.paths import is_below, is_same_or_below, normalize
 
-_ATTRIBUTE_TYPES: Mapping[str, tuple[type, ...]] = {
-    "mode": (int,),
-    "owner_id": (str,),
-    "mime_type": (str,),
-    "modified_at": (int, float),
-    "attributes": (Mapping,),
-}
-MAX_TEXT_BYTES = 255
-MAX_WRITE_END = 1 << 36
-"""Where a write at an offset may end: a gap is filled with zeros while the file is locked."""
-MAX_TIME_S = 253_402_300_799
-"""The last second of the year 9999, beyond which calendars in most languages end."""
-_PATH = itemgetter("path")
 _BARRIER_KEY = b"B"
 _VERSIONS = SYS_POINT + "/versions"
 
+T = TypeVar("T")
 
-class _Query(NamedTuple):
-    """What one page of a directory is asked for."""
+
+class _Target(NamedTuple):
+    """A path that a call may create, routed."""
 
     path: str
-    zone_id: str
-    recursive: bool
-    limit: int | None
-    after: str
-    details: bool
+    volume: Volume
+    relative: str
+    request: WriteRequest
 
 
 class NexusFS(NexusFilesystem):
@@ -125,13 +131,17 @@ class NexusFS(NexusFilesystem):
         self.store = SealedStore(metastore)
         self.router: VFSRouter[Mount] = VFSRouter()
         self.locks = make_vfs_locks(lock_timeout_s)
-        self.advisory: LockManagerABC = LocalLockManager(self.store, clock_ns, durable=durable)
+        advisory = LocalLockManager(self.store, clock_ns, durable=durable)
+        self.waiting = WaitingCalls(advisory, FileWatcher(self.store))
+        self.locks.after_release = self.waiting.watcher.emit
         self.mounts = MountManager(self.router, self.store, open_driver, durable=durable)
-        self.collector = Collector(self.store, self.volumes, clock_ns, self._sync, self.advisory)
+        self.collector = Collector(self.store, self.volumes_in_use, clock_ns, self._sync, advisory)
+        self._listings = Listings(self.router)
         self._context = context
         self._clock_ns = clock_ns
         self._durable = durable
-        self._closed = False
+        self._closed = ""  # why every call is refused; empty while none is
+        self._is_forked = False
         self.closed_cleanly = False
         self._closing = threading.Lock()
         self._syncing = threading.Lock()
@@ -143,8 +153,9 @@ class NexusFS(NexusFilesystem):
             ROOT_ZONE_ID,
             lambda: self.mounts.rows(ROOT_ZONE_ID),
             self._list_versions,
-            lambda: self.advisory.holds(ROOT_ZONE_ID),
+            lambda: self.waiting.locks.holds(ROOT_ZONE_ID),
         )
+        fork_guard.watch(self)
         self.router.add(
             ROOT_ZONE_ID, SYS_POINT, Mount(SYS_POINT, "kernel", "__sys__", system, None)
         )
@@ -162,9 +173,11 @@ class NexusFS(NexusFilesystem):
         context: OperationContext | None = None,
     ) -> bytes:
         path = normalize("read", path)
-        if offset or count is not None:
-            _check_range("read", path, count, offset)
-        zone_id = (context or self._context).zone_id
+        if count is not None or type(offset) is not int or offset:
+            check_range("read", path, count, offset)
+        if version is not None:
+            check_version("read", path, version)
+        zone_id = self._identity(context).zone_id
         volume, relative = self._route("read", path, zone_id)
         channel = self._channel("read", path, zone_id)
         if channel is not None:
@@ -188,8 +201,9 @@ class NexusFS(NexusFilesystem):
         context: OperationContext | None = None,
     ) -> Stat:
         path = normalize("write", path)
-        data = _view("write", path, buf)
-        _check_range("write", path, count, offset)
+        data = view("write", path, buf)
+        check_range("write", path, count, offset)
+        check_precondition_type("write", path, precondition)
         if count is not None:
             if count > len(data):
                 raise InvalidArgumentError(
@@ -205,7 +219,7 @@ class NexusFS(NexusFilesystem):
             return channel.write(path, bytes(data), wait_limit("write", path, timeout))
         with self._locked(actor, path), Transaction(self.store) as txn:
             volume, relative = self._route("write", path, actor.context.zone_id)
-            self._require_lock(txn, "write", path, precondition, actor)
+            self.waiting.require(txn, "write", path, precondition, actor.context.zone_id)
             answer = volume.write_at(txn, relative, data, offset, precondition, actor)
             answer["revision"] = txn.commit(durable=self._durable)
         return answer
@@ -235,8 +249,8 @@ class NexusFS(NexusFilesystem):
         context: OperationContext | None,
     ) -> bytes:
         path = normalize("read", path)
-        _check_range("read", path, None, offset)
-        channel = self._channel("read", path, (context or self._context).zone_id)
+        check_range("read", path, None, offset)
+        channel = self._channel("read", path, self._identity(context).zone_id)
         if channel is None:
             raise no_channel("read", path)
         return await channel.read_async(path, offset, wait_limit("read", path, timeout))
@@ -245,8 +259,8 @@ class NexusFS(NexusFilesystem):
         self, path: str, buf: Buffer, timeout: float | None, context: OperationContext | None
     ) -> Stat:
         path = normalize("write", path)
-        message = bytes(_view("write", path, buf))
-        channel = self._channel("write", path, (context or self._context).zone_id)
+        message = bytes(view("write", path, buf))
+        channel = self._channel("write", path, self._identity(context).zone_id)
         if channel is None:
             raise no_channel("write", path)
         return await channel.write_async(path, message, wait_limit("write", path, timeout))
@@ -256,135 +270,106 @@ class NexusFS(NexusFilesystem):
     ) -> list[Stat]:
         actor = self._actor(context)
         operation = "append" if any(request.append for request in requests) else "write"
-        paths = [normalize(operation, request.path) for request in requests]
-        requests = [
-            request
-            if type(request.buf) is bytes
-            else replace(request, buf=_pieces(operation, path, request.buf))
-            for path, request in zip(paths, requests, strict=True)
-        ]
-        if len(requests) != 1:
-            self._check_batch(paths, actor)
-        prepared: list[tuple[Volume, Content]] = []
+        mounted = self.router.table(actor.context.zone_id)
+        writes = [self._write_target(operation, request, actor) for request in requests]
+        if len(writes) != 1:
+            _check_batch(writes)
+        contents: list[Content | None] = []
         try:
-            contents = [
-                self._prepare(operation, path, request, actor, prepared)
-                for path, request in zip(paths, requests, strict=True)
-            ]
-            for volume in {volume for volume, _ in prepared}:
+            for write in writes:
+                content = write.volume.prepare(operation, write.relative, write.request)
+                contents.append(content)
+            for volume in {w.volume for w, c in zip(writes, contents, strict=True) if c}:
                 volume.settle()
-            with (
-                self._locked_to_create(operation, paths, requests, actor),
-                Transaction(self.store) as txn,
-            ):
-                answers = []
-                stored_in = iter(prepared)
-                for path, request, content in zip(paths, requests, contents, strict=True):
-                    volume, relative = self._route(operation, path, actor.context.zone_id)
-                    if (content is None) != (request.append or not volume.atomic_batch) or (
-                        content is not None and next(stored_in)[0] is not volume
-                    ):
-                        raise BusyError(
-                            operation, path, "the mount changed meanwhile", hint="retry"
-                        )
-                    self._require_lock(txn, operation, path, request.precondition, actor)
-                    answers.append(volume.write(txn, operation, relative, request, content, actor))
-                revision = txn.commit(durable=self._durable) if answers else 0
+            return self._creating(
+                operation,
+                writes,
+                mounted,
+                actor,
+                lambda txn: self._write_all(txn, operation, writes, contents, actor),
+            )
         finally:
-            for volume, content in prepared:
-                volume.abandon(content)
-        for answer in answers:
-            answer["revision"] = revision
+            for write, content in zip(writes, contents, strict=False):
+                if content is not None:
+                    write.volume.abandon(content)
+
+    def _write_target(self, operation: str, request: WriteRequest, actor: Actor) -> _Target:
+        path = normalize(operation, request.path)
+        if type(request.buf) is not bytes:
+            request = replace(request, buf=checked_pieces(operation, path, request.buf))
+        volume, relative = self._route(operation, path, actor.context.zone_id)
+        return _Target(path, volume, relative, request)
+
+    def _write_all(
+        self,
+        txn: Transaction,
+        operation: str,
+        writes: list[_Target],
+        contents: list[Content | None],
+        actor: Actor,
+    ) -> list[Stat]:
+        zone_id = actor.context.zone_id
+        for path, _, _, request in writes:
+            self.waiting.require(txn, operation, path, request.precondition, zone_id)
+        answers = [
+            write.volume.write(txn, operation, write.relative, write.request, content, actor)
+            for write, content in zip(writes, contents, strict=True)
+        ]
+        if answers:
+            revision = txn.commit(durable=self._durable)
+            for answer in answers:
+                answer["revision"] = revision
         return answers
 
-    def _prepare(
+    def _creating(
         self,
         operation: str,
-        path: str,
-        request: WriteRequest,
+        targets: Sequence[_Target],
+        mounted: object,
         actor: Actor,
-        prepared: list[tuple[Volume, Content]],
-    ) -> Content | None:
-        volume, relative = self._route(operation, path, actor.context.zone_id)
-        content = volume.prepare(operation, relative, request)
-        if content is not None:
-            prepared.append((volume, content))
-        return content
-
-    def _check_batch(self, paths: list[str], actor: Actor) -> None:
-        seen = set()
-        for path in paths:
-            if path in seen:
-                raise InvalidArgumentError("write_batch", path, "the path is in the batch twice")
-            seen.add(path)
-            volume, _ = self._route("write_batch", path, actor.context.zone_id)
-            if not volume.atomic_batch:
-                raise NotSupportedError(
-                    "write_batch",
-                    path,
-                    f"the mount {volume.point} cannot take part in one commit with others",
-                    hint="write its files one by one",
-                )
-
-    def _locked_to_create(
-        self,
-        operation: str,
-        paths: list[str],
-        requests: Sequence[WriteRequest],
-        actor: Actor,
-    ) -> HoldSet:
-        """Lock each path, or the topmost directory that has to be created for it.
+        change: Callable[[Transaction], T],
+    ) -> T:
+        """Run ``change`` with each path locked, or the topmost directory missing above it.
 
         Two writers that need the same new directory so take turns. What is missing is looked up
-        again under the lock; when a directory above went away meanwhile, more has to be locked.
+        under the lock only, so that it stays so; where it is more than a name, more is locked.
+        ``mounted`` is the mount table by which the targets were routed.
         """
-        wanted = self._creation_locks(operation, paths, requests, actor)
+        zone_id = actor.context.zone_id
+        wanted = {_lock_key(zone_id, target.path) for target in targets}
         while True:
-            holds = self.locks.write_many(wanted)
-            try:
-                needed = self._creation_locks(operation, paths, requests, actor)
-                if all(
-                    lock in wanted or any(is_below(lock, above) for above in wanted)
-                    for lock in needed
-                ):
-                    return holds
-            except BaseException:
-                holds.release()
-                raise
-            holds.release()
+            with self._locked_all(wanted), Transaction(self.store) as txn:
+                if self._closed or self.router.table(zone_id) is not mounted:
+                    self._check_still_routed(operation, targets, zone_id)
+                needed = {
+                    _lock_key(zone_id, volume.absolute(top))
+                    for _, volume, relative, request in targets
+                    if request.create
+                    and request.parents
+                    and (top := volume.first_missing(relative)) != relative
+                }
+                if all(any(is_same_or_below(lock, held) for held in wanted) for lock in needed):
+                    return change(txn)
             wanted |= needed
 
-    def _creation_locks(
-        self,
-        operation: str,
-        paths: Iterable[str],
-        requests: Sequence[WriteRequest],
-        actor: Actor,
-    ) -> set[str]:
-        zone_id = actor.context.zone_id
-        wanted = set()
-        for path, request in zip(paths, requests, strict=True):
-            if request.create and request.parents:
-                volume, relative = self._route(operation, path, zone_id)
-                path = volume.absolute(volume.first_missing(relative))
-            wanted.add(_lock_key(zone_id, path))
-        return wanted
+    def _check_still_routed(self, operation: str, targets: Sequence[_Target], zone_id: str) -> None:
+        for path, volume, _, _ in targets:
+            if self._route(operation, path, zone_id)[0] is not volume:
+                raise BusyError(operation, path, "the mount changed meanwhile", hint="retry")
 
     def sys_copy(self, src: str, dst: str, *, context: OperationContext | None = None) -> Stat:
         src, dst = normalize("copy", src), normalize("copy", dst)
         actor = self._actor(context)
         if src == dst or is_below(dst, src):
             raise InvalidArgumentError("copy", src, f"cannot copy it into itself, at {dst}")
-        with ExitStack() as held:
-            self._lock_pair(held, src, dst, actor, shared_source=True)
-            txn = held.enter_context(Transaction(self.store))
+        with self._lock_pair(src, dst, actor, shared_source=True), Transaction(self.store) as txn:
             source, target = self._pair("copy", src, dst, actor)
             if source[0] is target[0]:
                 copied = source[0].copy(txn, source[1], target[1], actor)
             else:
                 copied, _ = self._transfer("copy", txn, source, target, actor)
             revision = txn.commit(durable=self._durable)
-            stat = target[0].stat(target[1]) or {"path": dst}
+            stat = _stat_after("copy", *target)
         return stat | {"copied": copied, "revision": revision}
 
     # -- metadata -----------------------------------------------------------------------------
@@ -393,7 +378,7 @@ class NexusFS(NexusFilesystem):
         self, path: str, include_lock: bool = False, *, context: OperationContext | None = None
     ) -> Stat | None:
         path = normalize("stat", path)
-        zone_id = (context or self._context).zone_id
+        zone_id = self._identity(context).zone_id
         try:
             volume, relative = self._route("stat", path, zone_id)
         except PathNotFoundError:
@@ -404,7 +389,7 @@ class NexusFS(NexusFilesystem):
             if channel is not None:
                 stat |= channel.describe()
         if include_lock and stat is not None:
-            stat["locks"] = [hold.as_dict() for hold in self.advisory.holds(zone_id, path)]
+            stat["locks"] = [hold.as_dict() for hold in self.waiting.locks.holds(zone_id, path)]
         return stat
 
     def sys_setattr(
@@ -414,74 +399,85 @@ class NexusFS(NexusFilesystem):
         actor = self._actor(context)
         kind = attrs.pop("entry_type", None)
         if kind is None:
-            self._update(path, attrs, actor)
-        elif kind == DT_DIR:
-            self._make_directory(path, attrs, actor)
-        elif kind == DT_MOUNT:
-            self._mount(path, attrs, actor)
-        elif kind == DT_REG:
-            self._make_file(path, attrs, actor)
-        elif kind in CHANNEL_TYPES:
-            self._make_channel(path, kind, attrs, actor)
-        else:
-            name = ENTRY_TYPE_NAMES[kind] if kind in range(len(ENTRY_TYPE_NAMES)) else repr(kind)
-            raise bad_attribute(path, "entry_type", f"{name} cannot be created here")
-        if path == "/" and kind == DT_MOUNT:
-            # Its record may be damaged, which must not keep a checker from being started.
-            return {"path": "/", "entry_type": DT_DIR, "type": "directory", "is_directory": True}
-        stat = self.sys_stat(path, context=context)
-        if stat is None:
-            raise missing("setattr", path)
-        return stat
+            return self._update(path, attrs, actor)
+        if type(kind) is not int or kind not in range(len(ENTRY_TYPE_NAMES)):
+            raise bad_attribute(path, "entry_type", f"{shown(kind)} is no entry type")
+        if kind == DT_DIR:
+            return self._make_directory(path, attrs, actor)
+        if kind == DT_MOUNT:
+            return self._mount(path, attrs, actor)
+        if kind == DT_REG:
+            return self._make_file(path, attrs, actor)
+        if kind in CHANNEL_TYPES:
+            return self._make_channel(path, kind, attrs, actor)
+        raise bad_attribute(path, "entry_type", f"{ENTRY_TYPE_NAMES[kind]} cannot be created here")
 
-    def _update(self, path: str, attrs: dict[str, Any], actor: Actor) -> None:
+    def _update(self, path: str, attrs: dict[str, Any], actor: Actor) -> Stat:
         if not attrs:
             raise InvalidArgumentError("setattr", path, "no attribute is given")
         for name, value in attrs.items():
-            _check_attribute(path, name, value)
+            check_attribute(path, name, value)
         with self._locked(actor, path), Transaction(self.store) as txn:
             volume, relative = self._route("setattr", path, actor.context.zone_id)
             volume.set_attributes(txn, relative, attrs, actor)
             txn.commit(durable=self._durable)
+            return _stat_after("setattr", volume, relative)
 
-    def _make_directory(self, path: str, attrs: dict[str, Any], actor: Actor) -> None:
+    def _make_directory(self, path: str, attrs: dict[str, Any], actor: Actor) -> Stat:
         parents, exist_ok = bool(attrs.pop("parents", False)), bool(attrs.pop("exist_ok", False))
-        _check_no_more(path, attrs)
-        request = WriteRequest(path, b"", parents=parents)
-        with (
-            self._locked_to_create("mkdir", [path], [request], actor),
-            Transaction(self.store) as txn,
-        ):
-            volume, relative = self._route("mkdir", path, actor.context.zone_id)
-            volume.create_directory(txn, relative, parents, exist_ok, actor)
-            txn.commit(durable=self._durable)
+        check_no_more(path, attrs)
+        zone_id = actor.context.zone_id
+        mounted = self.router.table(zone_id)
+        volume, relative = self._route("mkdir", path, zone_id)
 
-    def _make_channel(self, path: str, kind: int, attrs: dict[str, Any], actor: Actor) -> None:
+        def make(txn: Transaction) -> Stat:
+            volume.create_directory(txn, relative, parents, exist_ok, actor)
+            if not txn.is_empty:
+                txn.commit(durable=self._durable)
+            return _stat_after("mkdir", volume, relative)
+
+        target = _Target(path, volume, relative, WriteRequest(path, b"", parents=parents))
+        return self._creating("mkdir", [target], mounted, actor, make)
+
+    def _make_file(self, path: str, attrs: dict[str, Any], actor: Actor) -> Stat:
+        check_no_more(path, attrs)
+        request = WriteRequest(path, b"", parents=False)
+        with self._locked(actor, path), Transaction(self.store) as txn:
+            volume, relative = self._route("mknod", path, actor.context.zone_id)
+            if volume.stat(relative) is not None:
+                raise exists("mknod", path)
+            content = volume.prepare("mknod", relative, request)
+            if content is not None:
+                txn.on_finish(lambda: volume.abandon(content))
+                volume.settle()
+            volume.write(txn, "mknod", relative, request, content, actor)
+            txn.commit(durable=self._durable)
+            return _stat_after("mknod", volume, relative)
+
+    def _make_channel(self, path: str, kind: int, attrs: dict[str, Any], actor: Actor) -> Stat:
         capacity_bytes = capacity_of(path, kind, attrs)
         with self._locked(actor, path), Transaction(self.store) as txn:
             volume, relative = self._route("setattr", path, actor.context.zone_id)
             volume.create_channel(txn, relative, kind, capacity_bytes, actor)
             if not txn.is_empty:
                 txn.commit(durable=self._durable)
+            record = volume.channel_record(relative)
+            if record is None:
+                raise missing("setattr", path)
+            channel = volume.channels.open(path, record)
+            return _stat_after("setattr", volume, relative) | channel.describe()
 
-    def _make_file(self, path: str, attrs: dict[str, Any], actor: Actor) -> None:
-        _check_no_more(path, attrs)
-        request = WriteRequest(
-            path, b"", parents=False, precondition=Precondition(if_none_match="*")
-        )
-        if self.sys_stat(path, context=actor.context) is not None:
-            raise exists("mknod", path)
-        self._write_many([request], actor.context)
-
-    def _mount(self, path: str, attrs: dict[str, Any], actor: Actor) -> None:
+    def _mount(self, path: str, attrs: dict[str, Any], actor: Actor) -> Stat:
         backend = attrs.pop("backend", None)
-        _check_no_more(path, attrs)
+        check_no_more(path, attrs)
         if actor.context.zone_id != self._context.zone_id:
             raise NotSupportedError("mount", path, "only the filesystem's own zone has mounts")
         with self._locked(actor, path):
-            self.mounts.mount(path, backend, actor)
+            self._check_open("mount", path)
+            stat = _stat_after("mount", self.mounts.mount(path, backend, actor), "/")
         if path == "/":
             self.mounts.restore(actor.context, actor.now_ns)
+        return stat
 
     def sys_unlink(
         self, path: str, recursive: bool = False, *, context: OperationContext | None = None
@@ -490,7 +486,7 @@ class NexusFS(NexusFilesystem):
         actor = self._actor(context)
         zone_id = actor.context.zone_id
         with self._locked(actor, path):
-            self._check_open()
+            self._check_open("unlink", path)
             if self.router.at(path, zone_id) is not None:
                 if recursive:
                     raise BusyError("unlink", path, "is a mount point", hint="unmount it first")
@@ -508,12 +504,10 @@ class NexusFS(NexusFilesystem):
         actor = self._actor(context)
         if is_below(new, old):
             raise InvalidArgumentError("rename", old, f"cannot move it into itself, to {new}")
-        with ExitStack() as held:
-            self._lock_pair(held, old, new, actor, shared_source=False)
+        with self._lock_pair(old, new, actor, shared_source=False), Transaction(self.store) as txn:
             for path in (old, new):
                 self._check_not_mount("rename", path, actor.context.zone_id)
             self._check_no_mount_below("rename", old, actor.context.zone_id)
-            txn = held.enter_context(Transaction(self.store))
             source, target = self._pair("rename", old, new, actor)
             if old == new:
                 renamed, revision = self._rename_onto_itself(source, old)
@@ -582,73 +576,38 @@ class NexusFS(NexusFilesystem):
         context: OperationContext | None = None,
     ) -> DirectoryPage:
         path = _normalize_listed(path)
-        if limit is not None and (not isinstance(limit, int) or limit < 1):
-            raise InvalidArgumentError("readdir", path, f"limit is {limit!r}, not at least 1")
-        zone_id = (context or self._context).zone_id
+        limit = page_limit(path, limit)
+        zone_id = self._identity(context).zone_id
         volume, relative = self._route("readdir", path, zone_id)
         if isinstance(volume, SysVolume):
             if recursive:
                 raise NotSupportedError("readdir", path, "views are listed one at a time")
             return volume.readdir(relative, limit, cursor, details)
-        after = normalize("readdir", cursor) if cursor else ""
-        query = _Query(path, zone_id, recursive, limit, after, details)
-        if not recursive:
-            before = self._check_directory(volume, relative, path)
-            page = self._page(volume, relative, query)
-            # Moving a directory rewrites its record: an equal revision says that it stayed.
-            if self._check_directory(volume, relative, path) == before:
+        after = "" if cursor is None else normalize("readdir", cursor)
+        query = Query(path, zone_id, bool(recursive), limit, after, bool(details))
+        if not recursive and volume.snapshot_entries:
+            page = self._page_of_one_scan(volume, relative, query)
+            if page is not None:
                 return page
         with self.locks.read(_lock_key(zone_id, path)):
             volume, relative = self._route("readdir", path, zone_id)
             self._check_directory(volume, relative, path)
-            return self._page(volume, relative, query)
+            return self._listings.page(volume, relative, query)
 
-    def _page(self, volume: Volume, relative: str, query: _Query) -> DirectoryPage:
-        path, limit, details = query.path, query.limit, query.details
-        if not (query.recursive or details or limit or query.after):
-            names = volume.names(relative)
-            if names is not None:
-                base = "/" if path == "/" else path + "/"
-                return DirectoryPage([base + name for name in names])
-        stats = self._listing(volume, relative, query)
-        taken = list(stats if limit is None else islice(stats, limit))
-        more = limit is not None and next(stats, None) is not None
-        return DirectoryPage(
-            taken if details else map(_PATH, taken), taken[-1]["path"] if more else None
-        )
-
-    def _listing(self, volume: Volume, relative: str, query: _Query) -> Iterator[Stat]:
-        """Yield the stats of a listing, with mounts in the place of what they shadow."""
-        path, zone_id, after = query.path, query.zone_id, query.after
-        points = [p for p in self.router.points_below(path, zone_id) if p != SYS_POINT]
-        start = _relative_to(volume.point, after)
-        if not query.recursive:
-            stats = volume.entries(relative, start)
-            return self._overlay_mounts(stats, points, zone_id) if points else stats
-        if not points:
-            return volume.subtree(relative, start)
-        listings = [_unshadowed(volume.subtree(relative, start), points)]
-        for point in points:
-            mount = self.router.at(point, zone_id)
-            if mount is not None and mount.volume is not None:
-                inner = mount.volume.subtree("/", _relative_to(point, after))
-                beneath = [p for p in points if is_below(p, point)]
-                listings.append(_unshadowed(inner, beneath))
-                root = mount.volume.stat("/")
-                if root is not None:
-                    listings.append(iter((root,)))
-        return (stat for stat in merge(*listings, key=_PATH) if stat["path"] > after)
-
-    def _overlay_mounts(
-        self, stats: Iterator[Stat], points: list[str], zone_id: str
-    ) -> Iterator[Stat]:
-        for stat in stats:
-            if stat["path"] in points:
-                mount = self.router.at(stat["path"], zone_id)
-                if mount is not None and mount.volume is not None:
-                    yield mount.volume.stat("/") or stat
-                    continue
-            yield stat
+    def _page_of_one_scan(
+        self, volume: Volume, relative: str, query: Query
+    ) -> DirectoryPage | None:
+        """Return a page without a lock, or None where it might show two moments."""
+        path, most = query.path, volume.snapshot_entries
+        whole = query.limit is None or query.limit > most
+        before = self._check_directory(volume, relative, path)
+        if whole and (query.details or query.after or query.limit is not None):
+            query = query._replace(limit=most)
+        page = self._listings.page(volume, relative, query)
+        if whole and page.next_cursor is not None:
+            return None
+        # Moving a directory rewrites its record: an equal revision says that it stayed.
+        return page if self._check_directory(volume, relative, path) == before else None
 
     def _check_directory(self, volume: Volume, relative: str, path: str) -> int:
         """Return the revision of a directory. Errors: PathNotFoundError, PathNotDirectoryError."""
@@ -661,10 +620,11 @@ class NexusFS(NexusFilesystem):
         return int(stat["revision"])
 
     def _list_versions(self, path: str, after_revision: int) -> Iterator[Stat]:
+        path = normalize("history", path)
         volume, relative = self._route("history", path, self._context.zone_id)
         return volume.versions(relative, after_revision)
 
-    # -- advisory locks -----------------------------------------------------------------------
+    # -- waiting: advisory locks and watches --------------------------------------------------
 
     def sys_lock(
         self,
@@ -677,12 +637,9 @@ class NexusFS(NexusFilesystem):
         timeout: float = 0.0,
         context: OperationContext | None = None,
     ) -> LockId | None:
-        request = self._lock_request(path, mode, ttl, max_holders, context)
-        if lock_id is not None:
-            hold = self.advisory.extend(request, lock_id)
-        else:
-            hold = self.advisory.acquire(request, timeout)
-        return None if hold is None else LockId(hold)
+        self._check_open("lock", path)
+        request = LockRequest(path, self._identity(context), mode, ttl, max_holders)
+        return self.waiting.lock(request, lock_id, timeout)
 
     async def _lock_async(
         self,
@@ -693,9 +650,9 @@ class NexusFS(NexusFilesystem):
         timeout: float,
         context: OperationContext | None,
     ) -> LockId | None:
-        request = self._lock_request(path, mode, ttl, max_holders, context)
-        hold = await self.advisory.acquire_async(request, timeout)
-        return None if hold is None else LockId(hold)
+        self._check_open("lock", path)
+        request = LockRequest(path, self._identity(context), mode, ttl, max_holders)
+        return await self.waiting.lock_async(request, timeout)
 
     def sys_unlock(
         self,
@@ -705,55 +662,48 @@ class NexusFS(NexusFilesystem):
         *,
         context: OperationContext | None = None,
     ) -> bool:
-        path = normalize("unlock", path)
-        self._check_open()
-        zone_id = (context or self._context).zone_id
-        if force:
-            return self.advisory.force_release(zone_id, path) > 0
-        if lock_id is None:
-            raise InvalidArgumentError("unlock", path, "neither lock_id nor force is given")
-        return self.advisory.release(zone_id, path, lock_id)
+        self._check_open("unlock", path)
+        return self.waiting.unlock(path, self._identity(context), lock_id, force)
 
-    def _lock_request(
+    def sys_watch(
         self,
         path: str,
-        mode: str,
-        ttl: float,
-        max_holders: int | None,
+        timeout: float = WATCH_TIMEOUT_S,
+        recursive: bool = False,
+        since: int | str | None = None,
+        *,
+        context: OperationContext | None = None,
+    ) -> FileEvent | None:
+        self._check_open("watch", path)
+        identity = self._identity(context)
+        return self.waiting.watch(path, identity, timeout, recursive, since)
+
+    async def _watch_async(
+        self,
+        path: str,
+        timeout: float,
+        recursive: bool,
+        since: int | str | None,
         context: OperationContext | None,
-    ) -> LockRequest:
-        self._check_open()
-        path = normalize("lock", path)
-        return LockRequest(path, context or self._context, mode, ttl, max_holders)
-
-    def _require_lock(
-        self,
-        txn: Transaction,
-        operation: str,
-        path: str,
-        precondition: Precondition | None,
-        actor: Actor,
-    ) -> None:
-        """Have the commit fail unless the lock that a precondition names still stands."""
-        if precondition is None or precondition.lock_token is None:
-            return
-        zone_id, token = actor.context.zone_id, precondition.lock_token
-        key = self.advisory.proof_of(operation, zone_id, path, token)
-        txn.require(key, stale_token(operation, path, token))
+    ) -> FileEvent | None:
+        self._check_open("watch", path)
+        identity = self._identity(context)
+        return await self.waiting.watch_async(path, identity, timeout, recursive, since)
 
     # -- lifecycle ----------------------------------------------------------------------------
 
     def sync(self) -> None:
         """Content first, then a barrier that says so, then the records."""
-        self._check_open()
+        self._check_open("sync", None)
         self._sync()
 
     def _sync(self) -> None:
         with self._syncing:
             commits = self.store.commits
             revision = self.store.head().revision if commits != self._synced_commits else 0
-            for volume in self.volumes():
-                volume.sync()
+            with self.mounts.unchanging():
+                for volume in self.volumes():
+                    volume.sync()
             if commits != self._synced_commits:
                 with Transaction(self.store, reclaim=True) as txn:
                     old = self.store.get(_BARRIER_KEY)
@@ -769,15 +719,17 @@ class NexusFS(NexusFilesystem):
         return 0 if record is None else revision_of(record.payload)
 
     def close(self) -> None:
+        if self._is_forked:
+            return  # everything behind it is the parent's
         with self._closing:
             if self._closed:
                 return
             while self._before_close:
                 self._before_close.pop()()
-            self.advisory.close()
+            self.waiting.close()
             # Every call under way holds a lock beneath its zone's root.
             with self.locks.write(f"/{self._context.zone_id}"):
-                self._closed = True
+                self._closed = "the filesystem is closed"
             with ExitStack() as undo:
                 for callback in self._on_close:
                     undo.callback(callback)
@@ -786,6 +738,11 @@ class NexusFS(NexusFilesystem):
                     undo.callback(volume.close)
                 self._sync()
                 self.closed_cleanly = True
+
+    def in_forked_child(self) -> None:
+        """Refuse every call from now on: this process is a child of the one that owns it."""
+        self._is_forked = True
+        self._closed = f"it was opened by the process {os.getppid()}, which forked this one"
 
     def on_closing(self, callback: Callable[[], None]) -> None:
         """Call back before anything is closed, last registered first."""
@@ -796,6 +753,7 @@ class NexusFS(NexusFilesystem):
         self._on_close.append(callback)
 
     def bind(self, context: OperationContext) -> NexusFilesystem:
+        check_context(context)
         return BoundFilesystem(self, context)
 
     def volumes(self) -> list[Volume]:
@@ -803,13 +761,18 @@ class NexusFS(NexusFilesystem):
         mounts = self.router.mounts(self._context.zone_id)
         return [mount.volume for _, mount in mounts if mount.volume is not None]
 
+    def volumes_in_use(self) -> AbstractContextManager[list[Volume]]:
+        """Return a block with every available volume, in which none of them can be unmounted."""
+        self._check_open("filesystem", None)
+        return self.mounts.in_use(self._context.zone_id)
+
     def _store_content(
         self, path: str, pieces: Iterable[Buffer], context: OperationContext | None
     ) -> str:
         path = normalize("content", path)
-        volume, _ = self._route("content", path, (context or self._context).zone_id)
+        volume, _ = self._route("content", path, self._identity(context).zone_id)
         store = volume.content_store()
-        content = store.write_content(_pieces("content", path, pieces))
+        content = store.write_content(checked_pieces("content", path, pieces))
         try:
             volume.settle()
         finally:
@@ -818,21 +781,29 @@ class NexusFS(NexusFilesystem):
 
     def _content_store(self, path: str, context: OperationContext | None) -> ContentStoreABC:
         path = normalize("content", path)
-        zone_id = (context or self._context).zone_id
+        zone_id = self._identity(context).zone_id
         return self._route("content", path, zone_id)[0].content_store()
 
     # -- helpers ------------------------------------------------------------------------------
 
-    def _check_open(self) -> None:
+    def _check_open(self, operation: str, path: str | None) -> None:
         if self._closed:
-            raise ClosedError("filesystem", None, "it is closed")
+            hint = "connect() in the process that uses it" if self._is_forked else None
+            raise ClosedError(operation, path, self._closed, hint=hint)
+
+    def _identity(self, context: OperationContext | None) -> OperationContext:
+        if context is None:
+            return self._context
+        check_context(context)
+        return context
 
     def _actor(self, context: OperationContext | None) -> Actor:
-        return Actor(context or self._context, self._clock_ns())
+        self._check_open("filesystem", None)  # before a lock that a fork left held is waited for
+        return Actor(self._identity(context), self._clock_ns())
 
     def _route(self, operation: str, path: str, zone_id: str) -> tuple[Volume, str]:
         if self._closed:
-            raise ClosedError(operation, path, "the filesystem is closed")
+            self._check_open(operation, path)
         mount, point, relative = self.router.route(path, zone_id)
         if mount.volume is None:
             raise StorageError(
@@ -843,17 +814,19 @@ class NexusFS(NexusFilesystem):
             )
         return mount.volume, relative
 
-    def _locked(self, actor: Actor, path: str) -> Any:
+    def _locked(self, actor: Actor, path: str) -> Hold:
         return self.locks.write(_lock_key(actor.context.zone_id, path))
 
-    def _lock_pair(
-        self, held: ExitStack, source: str, target: str, actor: Actor, *, shared_source: bool
-    ) -> None:
+    def _locked_all(self, locks: set[str]) -> Hold | HoldSet:
+        if len(locks) == 1:
+            return self.locks.write(next(iter(locks)))
+        return self.locks.write_many(locks)
+
+    def _lock_pair(self, source: str, target: str, actor: Actor, *, shared_source: bool) -> HoldSet:
         source, target = (_lock_key(actor.context.zone_id, path) for path in (source, target))
         if shared_source:
-            held.enter_context(self.locks.copy_pair(source, target))
-        else:
-            held.enter_context(self.locks.write_many((source, target)))
+            return self.locks.copy_pair(source, target)
+        return self.locks.write_many((source, target))
 
     def _pair(
         self, operation: str, source: str, target: str, actor: Actor
@@ -878,84 +851,29 @@ def _normalize_listed(path: str) -> str:
     return normalize("readdir", path)
 
 
-def _relative_to(base: str, path: str) -> str:
-    if base == "/" or not path:
-        return path
-    return (
-        path[len(base) :] if is_below(path, base) else ("" if path < base + "/" else "/\U0010ffff")
-    )
-
-
-def _unshadowed(stats: Iterator[Stat], points: list[str]) -> Iterator[Stat]:
-    for stat in stats:
-        path = stat["path"]
-        if not any(path == point or is_below(path, point) for point in points):
-            yield stat
-
-
 def _lock_key(zone_id: str, path: str) -> str:
     """Return what the VFS lock calls a path; the root covers its whole zone."""
     return f"/{zone_id}" if path == "/" else f"/{zone_id}{path}"
 
 
-def _check_range(operation: str, path: str, count: int | None, offset: int) -> None:
-    if type(offset) is not int or offset < 0:
-        raise InvalidArgumentError(operation, path, f"offset is {offset!r}, not 0 or more")
-    if count is not None and (type(count) is not int or count < 0):
-        raise InvalidArgumentError(operation, path, f"count is {count!r}, not 0 or more")
+def _check_batch(writes: list[_Target]) -> None:
+    seen = set()
+    for path, volume, _, _ in writes:
+        if path in seen:
+            raise InvalidArgumentError("write_batch", path, "the path is in the batch twice")
+        seen.add(path)
+        if not volume.atomic_batch:
+            raise NotSupportedError(
+                "write_batch",
+                path,
+                f"the mount {volume.point} cannot take part in one commit with others",
+                hint="write its files one by one",
+            )
 
 
-def _view(operation: str, path: str, buf: Buffer) -> memoryview:
-    """Return the bytes of a buffer, whatever its shape and item type."""
-    try:
-        view = memoryview(buf)
-    except TypeError as error:
-        raise InvalidArgumentError(operation, path, f"buf is not bytes: {error}") from error
-    return view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
-
-
-def _pieces(operation: str, path: str, buf: Buffer | Iterable[Buffer]) -> Buffer | Iterable[Buffer]:
-    """Return what a whole-file write stores: one buffer, or an iterable of them."""
-    if isinstance(buf, bytes):
-        return buf
-    if isinstance(buf, str):
-        raise InvalidArgumentError(operation, path, "buf is text; encode it to bytes")
-    try:
-        memoryview(cast(Buffer, buf))
-    except TypeError:
-        if isinstance(buf, Iterable):
-            return (_view(operation, path, cast(Buffer, piece)) for piece in buf)
-        kind = type(buf).__name__
-        raise InvalidArgumentError(operation, path, f"buf is {kind}, not bytes") from None
-    return _view(operation, path, cast(Buffer, buf))
-
-
-def _check_attribute(path: str, name: str, value: Any) -> None:
-    types = _ATTRIBUTE_TYPES.get(name)
-    if types is None:
-        known = ", ".join(_ATTRIBUTE_TYPES)
-        raise bad_attribute(path, name, f"unknown attribute; there are {known}")
-    matches: bool = isinstance(value, types) and not isinstance(value, bool)
-    if not matches:
-        raise bad_attribute(path, name, f"{type(value).__name__} is not {types[0].__name__}")
-    if name == "mode" and not 0 <= value <= 0o777:
-        raise bad_attribute(path, name, f"{value:o} is not within 0 to 777")
-    if isinstance(value, str) and len(value.encode("utf-8", "replace")) > MAX_TEXT_BYTES:
-        raise bad_attribute(path, name, f"over {MAX_TEXT_BYTES} bytes")
-    if name == "modified_at" and not 0 <= value <= MAX_TIME_S:
-        raise bad_attribute(path, name, f"{value} is not within 0 to {MAX_TIME_S} seconds")
-    if name == "attributes":
-        _check_custom(path, value)
-
-
-def _check_custom(path: str, value: Mapping[str, Any]) -> None:
-    for key, item in value.items():
-        if not isinstance(key, str) or not key:
-            raise bad_attribute(path, "attributes", f"{key!r} is not a name")
-        if not isinstance(item, str | int | float | bool | None):
-            raise bad_attribute(path, "attributes", f"{key} is neither text, number nor bool")
-
-
-def _check_no_more(path: str, attrs: dict[str, Any]) -> None:
-    for name in attrs:
-        raise bad_attribute(path, name, "has no meaning for this entry type")
+def _stat_after(operation: str, volume: Volume, relative: str) -> Stat:
+    """Return what a call has made; its locks are still held, so nobody has changed it since."""
+    stat = volume.stat(relative)
+    if stat is None:  # behind a path-addressed mount others may
+        raise missing(operation, volume.absolute(relative))
+    return stat

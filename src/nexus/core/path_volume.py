@@ -62,6 +62,7 @@ class PathVolume(TreeVolume):
 
     keeps_versions = False
     atomic_batch = False
+    snapshot_entries = 0
     immutable_content = False
 
     def __init__(
@@ -185,7 +186,7 @@ class PathVolume(TreeVolume):
             raise self._absent(operation, relative)
         if old is not None and old.entry_type != DT_REG:
             raise is_directory(operation, path)
-        check_precondition(operation, path, request.precondition, old.etag if old else None)
+        self._check_precondition(operation, relative, request.precondition, old)
         if old is None:
             self._ensure_parent(txn, operation, relative, request.parents, actor)
         if request.append and old is not None:
@@ -194,6 +195,20 @@ class PathVolume(TreeVolume):
             return self._put_file(txn, relative, old, written, len(data), actor)
         written = self._tree.at(operation, relative, self._store.write, request.buf)
         return self._put_file(txn, relative, old, written, written.size, actor)
+
+    def _check_precondition(
+        self,
+        operation: str,
+        relative: str,
+        condition: Precondition | None,
+        old: FileMetadata | None,
+    ) -> None:
+        if condition is not None:
+            etag = None if old is None else old.etag
+            overlay = self.table.get(relative)
+            known = overlay is not None and overlay.meta.entry_type == DT_REG
+            revision = None if old is None else overlay.revision if overlay and known else 0
+            check_precondition(operation, self.absolute(relative), condition, etag, revision)
 
     def _splice(self, operation: str, relative: str, offset: int, data: Buffer) -> KeyInfo:
         return self._tree.at(operation, relative, self._store.splice, offset, data)
@@ -208,7 +223,7 @@ class PathVolume(TreeVolume):
         actor: Actor,
     ) -> Stat:
         old = self._file("write", relative)
-        check_precondition("write", self.absolute(relative), precondition, old.etag)
+        self._check_precondition("write", relative, precondition, old)
         content = Content(old.etag, old.size)
         if len(data):
             written = self._splice("write", relative, offset, data)
@@ -459,6 +474,7 @@ class PathVolume(TreeVolume):
         self._store.sync()
 
     def close(self) -> None:
+        self.table.close()
         self._store.close()
 
 

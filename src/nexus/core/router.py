@@ -11,10 +11,11 @@ sees one state of it.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 from nexus.contracts.errors import PathNotFoundError
-from nexus.lib.paths import is_below
+from nexus.lib.paths import depth, is_below
 
 T = TypeVar("T")
 
@@ -27,12 +28,20 @@ class RouteResult(NamedTuple, Generic[T]):
     relative: str
 
 
+class _Table(dict[str, T]):
+    """A zone's mounts by their point, and how many components the deepest point has."""
+
+    def __init__(self, mounts: Mapping[str, T]) -> None:
+        super().__init__(mounts)
+        self.deepest = max((depth(point) for point in mounts), default=0)
+
+
 class VFSRouter(Generic[T]):
     """Routes ``/{zone}/{path}`` to mounts. Shared by all threads; writers take turns."""
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
-        self._tables: dict[str, dict[str, T]] = {}
+        self._tables: dict[str, _Table[T]] = {}
 
     def add(self, zone_id: str, point: str, mount: T) -> None:
         """Mount at a canonical point; it must be free."""
@@ -40,14 +49,14 @@ class VFSRouter(Generic[T]):
             table = dict(self._tables.get(zone_id, {}))
             assert point not in table, f"{point} is mounted already"
             table[point] = mount
-            self._tables[zone_id] = table
+            self._tables[zone_id] = _Table(table)
 
     def remove(self, zone_id: str, point: str) -> T:
         """Take a mount out of the table and return it."""
         with self._turn:
             table = dict(self._tables[zone_id])
             mount = table.pop(point)
-            self._tables[zone_id] = table
+            self._tables[zone_id] = _Table(table)
             return mount
 
     def route(self, path: str, zone_id: str) -> RouteResult[T]:
@@ -58,6 +67,9 @@ class VFSRouter(Generic[T]):
         table = self._tables.get(zone_id)
         if table:
             point = path
+            if path.count("/") > table.deepest:
+                # No point is as deep as this; a path may have thousands of components.
+                point = "/".join(path.split("/", table.deepest + 1)[:-1]) or "/"
             while True:
                 mount = table.get(point)
                 if mount is not None:
@@ -69,14 +81,19 @@ class VFSRouter(Generic[T]):
                 point = point[: point.rfind("/")] or "/"
         raise PathNotFoundError("route", path, f"zone {zone_id!r} has nothing mounted here")
 
+    def table(self, zone_id: str) -> object:
+        """Return what stands for a zone's mounts: the same object as long as none has changed."""
+        return self._tables.get(zone_id)
+
     def at(self, path: str, zone_id: str) -> T | None:
         """Return the mount whose point is exactly this path, or None."""
-        return self._tables.get(zone_id, {}).get(path)
+        table = self._tables.get(zone_id)
+        return None if table is None else table.get(path)
 
     def points_below(self, path: str, zone_id: str) -> list[str]:
         """Return the mount points strictly beneath a path, sorted."""
-        table = self._tables.get(zone_id, {})
-        if len(table) <= 1:
+        table = self._tables.get(zone_id)
+        if table is None or len(table) <= 1:
             return []
         return sorted(point for point in table if is_below(point, path))
 

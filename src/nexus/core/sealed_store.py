@@ -13,7 +13,10 @@ Invariants:
 4. After a commit whose outcome is unknown the head is read again before anything else commits.
 
 Lock order: ``_turn``, then whatever the driver takes. Group commit: mutations queue, and whoever
-gets ``_turn`` commits everything queued in one batch of the driver.
+gets ``_turn`` commits everything queued in one batch of the driver, synced once if any asks for
+it. A batch that is refused for one mutation's sake is repeated mutation by mutation.
+
+The head is the last put of each commit and its only condition: a driver may keep count by it.
 """
 
 from __future__ import annotations
@@ -21,9 +24,9 @@ from __future__ import annotations
 import copy
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -40,7 +43,7 @@ from nexus.lib.lock_order import Level, ordered_lock
 _PREFIX_BYTES = 16  # seal, revision; both big-endian
 _REVISION = struct.Struct(">Q")  # big-endian, so that it sorts in keys
 _HEAD = struct.Struct("<QQQQ")  # revision, records, sum of seals, first revision in the journal
-_HEAD_KEY = b"\x00head"
+_HEAD_KEY = b"K"  # next to the newest journal entry, for one page less in each commit
 _MASK = (1 << 64) - 1
 _GROUP_LIMIT = 256
 SCAN_PAGE = 512
@@ -123,8 +126,8 @@ def revision_of(key: bytes, end: int | None = None) -> int:
     return revision
 
 
-def _seal(key: bytes, payload: bytes, revision: int) -> tuple[bytes, int]:
-    body = _REVISION.pack(revision) + payload
+def _seal(key: bytes, payload: bytes, at: bytes) -> tuple[bytes, int]:
+    body = at + payload
     seal = xxhash.xxh3_64_intdigest(key + body)
     return seal.to_bytes(8, "big") + body, seal
 
@@ -140,15 +143,33 @@ class SealedStore:
         self._head_version = 0
         self.commits = 0  # of this process; guarded by _turn
         self._on_uncertain: list[Callable[[], None]] = []
+        self._on_announce: list[Callable[[Sequence[Any]], None]] = []
 
     @property
     def cacheable(self) -> bool:
         """Whether what was read may be kept in memory: nobody else changes the store."""
         return self._store.capabilities.exclusive_owner
 
-    def on_uncertain(self, callback: Callable[[], None]) -> None:
-        """Call back when a commit failed with an unknown outcome: drop what is cached."""
-        self._on_uncertain.append(callback)
+    def on_uncertain(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back when a commit failed with an unknown outcome: drop what is cached.
+
+        Returns what ends that.
+        """
+        self._on_uncertain = [*self._on_uncertain, callback]  # one list is one state, for readers
+        return lambda: self._forget(callback)
+
+    def _forget(self, callback: Callable[[], None]) -> None:
+        with self._turn:
+            self._on_uncertain = [known for known in self._on_uncertain if known != callback]
+
+    def on_announce(self, callback: Callable[[Sequence[Any]], None]) -> None:
+        """Call back, in the thread that committed, with what it announces of its commit."""
+        self._on_announce.append(callback)
+
+    def announce(self, events: Sequence[Any]) -> None:
+        """Tell listeners what a commit that has returned did; the types are the committer's."""
+        for callback in self._on_announce:
+            callback(events)
 
     def get(self, key: bytes) -> Sealed | None:
         """Return the record, or None where there is none. Errors: CorruptionError."""
@@ -215,31 +236,52 @@ class SealedStore:
         acknowledged.
         """
         ticket = _Ticket(mutation, durable)
-        self._queue.append(ticket)
-        with self._turn:
-            while not ticket.done:
-                self._commit_group_locked()
+        try:
+            self._queue.append(ticket)
+            with self._turn:
+                while not ticket.done:
+                    self._commit_group_locked(ticket)
+        except BaseException:
+            self._withdraw(ticket)
+            raise
         if ticket.error is not None:
             raise copy.copy(ticket.error)
         return ticket.revision, ticket.written
 
+    def _withdraw(self, ticket: _Ticket) -> None:
+        """Return once nobody will commit the ticket any more, whatever interrupts the wait.
+
+        Its owner is about to give up the locks that cover what it changes.
+        """
+        ticket.done = True  # whoever takes the queue from now on passes it over
+        while True:
+            try:
+                with self._turn:  # whoever has taken it already is done with it
+                    return
+            except KeyboardInterrupt:
+                continue  # the first interrupt is on its way to the caller
+
     def repair_locked(
-        self, puts: list[tuple[bytes, bytes, int]], dropped: list[bytes], journal_start: int
+        self, puts: list[tuple[bytes, bytes, int]], dropped: list[bytes], before: Head | None
     ) -> Head:
         """Write (key, payload, revision) records, drop others, and count everything anew.
 
-        For a checker, within :meth:`frozen`-like exclusion: it bypasses the totals on purpose.
+        For a checker, within :meth:`frozen`, with the totals ``before`` or None where they are
+        lost. Where the new ones differ something is gone for good. That may be a journal entry, so
+        the journal is then complete only from here on.
         """
-        sealed = [(key, _seal(key, payload, at)[0]) for key, payload, at in puts]
+        sealed = [(key, _seal(key, payload, revision_key(at))[0]) for key, payload, at in puts]
         self._store.commit(Batch(sealed, dropped), durable=True)
-        revision, records, total = 0, 0, 0
+        revision, records, total = before.revision if before else 0, 0, 0
         for _, record in self.iterate_unverified():
             if record is not None:
                 revision = max(revision, record.revision)
                 records += 1
                 total += record.seal
-        head = Head(revision, records, total & _MASK, journal_start)
-        value, _ = _seal(_HEAD_KEY, _HEAD.pack(*head), head.revision)
+        head = Head(revision, records, total & _MASK, revision + 1)
+        if before is not None and head[:3] == before[:3]:
+            head = before
+        value, _ = _seal(_HEAD_KEY, _HEAD.pack(*head), revision_key(head.revision))
         self._store.commit(Batch([(_HEAD_KEY, value)]), durable=True)
         self._head = None
         for callback in self._on_uncertain:
@@ -281,20 +323,27 @@ class SealedStore:
                 self._head, self._head_version = Head._make(_HEAD.unpack(payload)), found[1]
         return self._head
 
-    def _commit_group_locked(self) -> None:
+    def _commit_group_locked(self, own: _Ticket) -> None:
+        """Commit what is queued, and answer ``own`` if only to say that it was lost."""
         tickets: list[_Ticket] = []
-        while self._queue and len(tickets) < _GROUP_LIMIT:
-            tickets.append(self._queue.popleft())
+        unknown = StorageFailedError("commit", None, "the commit was interrupted")
         try:
-            self._try_group_locked(tickets)
-            if len(tickets) > 1 and isinstance(tickets[0].error, NoSpaceError):
-                # On a full disk a deletion may still fit where the whole group does not.
+            while self._queue and len(tickets) < _GROUP_LIMIT:
+                if not self._queue[0].done:
+                    tickets.append(self._queue[0])
+                self._queue.popleft()  # after it is in the list: an interrupt loses nothing
+            if not tickets:
+                # Who took it was interrupted while answering: nobody knows what became of it.
+                own.error, own.done = unknown, True
+                return
+            refused = self._try_group_locked(tickets)
+            if len(tickets) > 1 and refused and not isinstance(refused, StorageFailedError):
+                # On a full disk, say, a deletion may still fit where the whole group does not.
                 for ticket in tickets:
                     self._try_group_locked([ticket])
         except BaseException:
             # An interrupt (a signal, no memory): nobody knows what was committed.
             self._head = None
-            unknown = StorageFailedError("commit", None, "the commit was interrupted")
             for ticket in tickets:
                 ticket.error = ticket.error or unknown
             for callback in self._on_uncertain:
@@ -304,7 +353,8 @@ class SealedStore:
             for ticket in tickets:
                 ticket.done = True
 
-    def _try_group_locked(self, tickets: list[_Ticket]) -> None:
+    def _try_group_locked(self, tickets: list[_Ticket]) -> NexusError | None:
+        """Commit them; return what refused all of them, not what each one failed by itself."""
         error: NexusError | None = None
         try:
             self._apply_locked(tickets)
@@ -316,6 +366,7 @@ class SealedStore:
                     callback()
         for ticket in tickets:
             ticket.error = error or ticket.error
+        return error
 
     def _apply_locked(self, tickets: list[_Ticket]) -> None:
         head = self._load_head_locked()
@@ -333,6 +384,7 @@ class SealedStore:
             committed += 1
             revision += 1
             ticket.revision = revision
+            at = _REVISION.pack(revision)
             ticket.written.clear()
             durable |= ticket.durable
             reclaim &= mutation.reclaim
@@ -342,8 +394,7 @@ class SealedStore:
                 records -= 1
                 total -= record.seal
             for key, payload, replaced in mutation.puts:
-                value, seal = _seal(key, payload, revision)
-                puts[key] = value
+                puts[key], seal = _seal(key, payload, at)
                 deletes.pop(key, None)
                 ticket.written.append(Sealed(key, payload, revision, seal))
                 if replaced is None:
@@ -351,17 +402,16 @@ class SealedStore:
                     total += seal
                 else:
                     total += seal - replaced.seal
-            at = _REVISION.pack(revision)
             for prefix, payload, suffix in mutation.at_revision:
                 key = prefix + at + suffix
-                puts[key], seal = _seal(key, payload, revision)
+                puts[key], seal = _seal(key, payload, at)
                 records += 1
                 total += seal
-            start = mutation.journal_start or start
+            start = max(start, mutation.journal_start or start)
         if not committed:
             return
         new = Head(revision, records, total & _MASK, start)
-        puts[_HEAD_KEY], _ = _seal(_HEAD_KEY, _HEAD.pack(*new), revision)
+        puts[_HEAD_KEY], _ = _seal(_HEAD_KEY, _HEAD.pack(*new), _REVISION.pack(revision))
         self._head_version = self._store.commit(
             Batch(list(puts.items()), list(deletes)),
             (Condition(_HEAD_KEY, self._head_version),),

@@ -2,7 +2,8 @@
 
 Layer: core. Unix counterpart: procfs. ``journal`` lists the committed changes, ``locks`` the
 advisory locks that are held, ``mounts`` the mount table, ``versions/PATH`` what history keeps of a
-path; all by ``sys_readdir``. Entries are made when asked for; nothing is stored here.
+path; all by ``sys_readdir``. Entries are made when asked for; nothing is stored here. The
+revision of ``journal`` is that of the last commit: where a watch begins.
 """
 
 from __future__ import annotations
@@ -11,7 +12,12 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, NoReturn
 
-from nexus.contracts.errors import AccessDeniedError, InvalidArgumentError, NotSupportedError
+from nexus.contracts.errors import (
+    AccessDeniedError,
+    InvalidArgumentError,
+    NotSupportedError,
+    shown,
+)
 from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
 from nexus.contracts.lock_manager import LockHold
 from nexus.contracts.metadata import (
@@ -27,6 +33,11 @@ from nexus.core.sealed_store import SealedStore
 from nexus.core.volume import Actor, Departure, Volume, is_directory, missing
 
 SYS_POINT = "/__sys__"
+_LARGEST = (1 << 63) - 1
+_LARGEST_SEQUENCE = {1: _LARGEST, 2: (1 << 32) - 1}
+"""What the last part of a cursor can be: a revision, or a sequence within one."""
+VIEW_PAGE = 10_000
+"""Entries in a page of a view that is asked for without a limit."""
 _DIRECTORIES = ("journal", "locks", "mounts", "versions")
 
 
@@ -36,6 +47,7 @@ class SysVolume(Volume):
     point = SYS_POINT
     keeps_versions = False
     atomic_batch = False
+    snapshot_entries = 0
     immutable_content = True
 
     def __init__(
@@ -79,24 +91,8 @@ class SysVolume(Volume):
         raise missing("readdir", self.absolute(relative))
 
     def _journal(self, after: tuple[int, ...]) -> Iterator[tuple[str, Stat]]:
-        for sequence, event in journal(self._store, (after[0], after[1])):
-            yield (
-                f"{event.revision}.{sequence}",
-                {
-                    "revision": event.revision,
-                    "kind": event.kind,
-                    "path": event.path,
-                    "new_path": event.new_path,
-                    "etag": event.etag,
-                    "size": event.size,
-                    "version": event.version,
-                    "user_id": event.user_id,
-                    "agent_id": event.agent_id,
-                    "run_id": event.run_id,
-                    "zone_id": event.zone_id,
-                    "timestamp": event.timestamp_ns / 1e9,
-                },
-            )
+        for event in journal(self._store, (after[0], after[1])):
+            yield event.cursor, event.as_dict()
 
     def _directory(self, relative: str) -> Stat:
         return {
@@ -121,6 +117,8 @@ class SysVolume(Volume):
         }
 
     def stat(self, relative: str) -> Stat | None:
+        if relative == "/journal":
+            return self._directory(relative) | {"revision": self._store.head().revision}
         if relative == "/" or relative[1:] in _DIRECTORIES:
             return self._directory(relative)
         return None
@@ -217,15 +215,23 @@ def _position(cursor: str | None, parts: int) -> tuple[int, ...]:
     if cursor is None:
         return (0,) * parts
     fields = cursor.split(".") if isinstance(cursor, str) else []
-    if len(fields) != parts or not all(field.isdecimal() for field in fields):
-        raise InvalidArgumentError("readdir", None, f"{cursor!r} is not a cursor of this listing")
-    return tuple(int(field) for field in fields)
+    known = all(len(f) <= 19 and f.isascii() and f.isdecimal() for f in fields)
+    position = tuple(int(field) for field in fields) if known else ()
+    if (
+        len(position) != parts
+        or max(position) > _LARGEST
+        or position[-1] > _LARGEST_SEQUENCE[parts]
+    ):
+        raise InvalidArgumentError(
+            "readdir", None, f"{shown(cursor)} is not a cursor of this listing"
+        )
+    return position
 
 
 def _page(
     items: Iterator[tuple[str, Stat]], limit: int | None, details: bool, place: str
 ) -> DirectoryPage:
-    taken = list(items if limit is None else islice(items, limit))
-    more = limit is not None and next(items, None) is not None
+    taken = list(islice(items, limit or VIEW_PAGE))
+    more = next(items, None) is not None
     entries = (stat if details else f"{SYS_POINT}/{place}/{at}" for at, stat in taken)
     return DirectoryPage(entries, taken[-1][0] if more else None)

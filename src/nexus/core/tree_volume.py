@@ -317,6 +317,7 @@ class TreeVolume(Volume):
                 source,
                 size=fresh.size,
                 etag=fresh.etag,
+                first_version=source.version,
                 zone_id=fresh.zone_id,
                 backend_name=fresh.backend_name,
             )
@@ -327,6 +328,7 @@ class TreeVolume(Volume):
                 mime_type=source.mime_type,
                 attributes=dict(source.attributes),
                 version=old.version + 1 if old else 1,
+                first_version=old.first_version if old else 1,
                 created_at_ns=old.created_at_ns if old else fresh.created_at_ns,
             )
         self._put(txn, relative, meta, actor)

@@ -9,22 +9,31 @@ Invariants:
    shared hold excludes exclusive ones there.
 2. Waiters are served in order: nobody is granted past an earlier waiter it conflicts with, but
    who holds one path of a set already. The earlier waiter may be waiting for just that one.
-3. Every wait ends: granted, or LockTimeoutError.
+3. Every wait ends: granted, or LockTimeoutError, or the interrupt that ended it, with nothing
+   held. ``_held`` alone says what is held: an interrupt while the counts beside it change has
+   them made anew.
 4. Who takes several paths takes them in tree order (:func:`nexus.lib.paths.tree_order`), which
    admits no cycle even though a hold also covers what lies beneath. Plain string order does:
    ``/a-`` sorts between ``/a`` and ``/a/k``.
 
-Lock order: ``_mutex`` is a leaf; nothing is called while it is held.
+An interrupt (KeyboardInterrupt, from a signal) may come before or after any step here, also
+between a grant and the ``with`` block that would release it. A hold that is dropped without being
+released therefore releases itself.
+
+Lock order: ``_mutex`` is a leaf; nothing is called while it is held. ``after_release`` is called
+with nothing of this module held, by who released explicitly: never for a hold that was dropped,
+which may happen anywhere.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from nexus.contracts.errors import LockTimeoutError
-from nexus.lib.lock_order import Level, entering, is_checked, leaving
+from nexus.lib.lock_order import Level, check_order, is_checked
 from nexus.lib.paths import is_same_or_below, tree_order
 
 DEFAULT_TIMEOUT_S: Final = 30.0
@@ -41,14 +50,14 @@ def _ancestors(path: str) -> list[str]:
 
 
 class _Waiter:
-    __slots__ = ("ancestors", "exclusive", "gate", "granted", "holding", "path")
+    __slots__ = ("ancestors", "exclusive", "gate", "hold", "holding", "path")
 
-    def __init__(self, path: str, ancestors: list[str], exclusive: bool, holding: bool) -> None:
-        self.path = path
+    def __init__(self, hold: Hold, holding: bool) -> None:
+        self.hold = hold
+        self.path = hold.path
         self.holding = holding
-        self.ancestors = ancestors
-        self.exclusive = exclusive
-        self.granted = False
+        self.ancestors = hold.ancestors
+        self.exclusive = hold.exclusive
         self.gate = threading.Lock()
         self.gate.acquire()
 
@@ -59,27 +68,37 @@ class _Waiter:
 
 
 class Hold:
-    """A granted lock, released by leaving its ``with`` block or by :meth:`release`, once."""
+    """A granted lock, released by leaving its ``with`` block, by :meth:`release`, or when dropped.
 
-    __slots__ = ("_ancestors", "_exclusive", "_manager", "path")
+    Releasing it again does nothing.
+    """
+
+    __slots__ = ("_manager", "ancestors", "exclusive", "granted", "path")
 
     def __init__(
         self, manager: VFSLockManager, path: str, ancestors: list[str], exclusive: bool
     ) -> None:
+        self.granted = False  # guarded by the manager's _mutex
         self._manager = manager
         self.path = path
-        self._ancestors = ancestors
-        self._exclusive = exclusive
+        self.ancestors = ancestors
+        self.exclusive = exclusive
 
     def release(self) -> None:
         """Give the lock back and wake who can go on."""
-        self._manager._release(self.path, self._ancestors, self._exclusive)
+        self._manager._release(self)
+        self._manager.after_release()
 
     def __enter__(self) -> Hold:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._manager._release(self.path, self._ancestors, self._exclusive)
+        self._manager._release(self)
+        self._manager.after_release()
+
+    def __del__(self) -> None:
+        if getattr(self, "granted", False):  # it may have been interrupted while it was made
+            self._manager._reclaim(self)
 
 
 class HoldSet:
@@ -96,7 +115,9 @@ class HoldSet:
     def release(self) -> None:
         """Give every lock back."""
         for hold in reversed(self._holds):
-            hold.release()
+            hold._manager._release(hold)
+        if self._holds:
+            self._holds[0]._manager.after_release()
 
     def __exit__(self, *exc_info: object) -> None:
         self.release()
@@ -110,6 +131,8 @@ class VFSLockManager:
 
     def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
+        self.after_release: Callable[[], None] = _nothing
+        """Called by a thread that has let go of what it took in one call."""
         self._mutex = threading.Lock()
         # All guarded by _mutex. _held counts readers, or is -1 for a writer; the two _below maps
         # count, for each directory, the holds (and the exclusive holds) somewhere beneath it.
@@ -117,6 +140,7 @@ class VFSLockManager:
         self._below: dict[str, int] = {}
         self._below_exclusive: dict[str, int] = {}
         self._waiters: list[_Waiter] = []
+        self._dropped: deque[tuple[str, list[str], bool]] = deque()
 
     def read(self, path: str, timeout_s: float | None = None) -> Hold:
         """Return a shared hold. Errors: LockTimeoutError."""
@@ -168,38 +192,42 @@ class VFSLockManager:
     ) -> Hold:
         ancestors = _ancestors(path)
         hold = Hold(self, path, ancestors, exclusive)
-        with self._mutex:
-            if self._free_locked(path, ancestors, exclusive) and (
-                holding
-                or not self._waiters
-                or not any(waiter.conflicts(path, exclusive) for waiter in self._waiters)
-            ):
-                self._grant_locked(path, ancestors, exclusive)
-                return hold
-            waiter = _Waiter(path, ancestors, exclusive, holding)
-            self._waiters.append(waiter)
-        self._wait(waiter, self._timeout_s if timeout_s is None else timeout_s)
+        try:
+            with self._mutex:
+                if self._dropped:
+                    self._release_dropped_locked()
+                if self._free_locked(path, ancestors, exclusive) and (
+                    holding
+                    or not self._waiters
+                    or not any(waiter.conflicts(path, exclusive) for waiter in self._waiters)
+                ):
+                    self._grant_locked(hold)
+                    return hold
+                waiter = _Waiter(hold, holding)
+                self._waiters.append(waiter)
+            granted = waiter.gate.acquire(timeout=self._patience_s(timeout_s))
+        except BaseException:
+            self._withdraw(hold)
+            raise
+        if not granted and not self._withdraw(hold, keep=True):
+            kind = "exclusive" if exclusive else "shared"
+            waited = self._patience_s(timeout_s)
+            raise LockTimeoutError("lock", path, f"no {kind} lock within {waited:g} s")
         return hold
 
-    def _wait(self, waiter: _Waiter, timeout_s: float) -> None:
-        try:
-            if waiter.gate.acquire(timeout=max(timeout_s, 0)):
-                return
-        except BaseException:
-            # Interrupted (KeyboardInterrupt): the hold has no owner who would release it.
-            if self._withdraw(waiter):
-                VFSLockManager._release(self, waiter.path, waiter.ancestors, waiter.exclusive)
-            raise
-        if not self._withdraw(waiter):
-            kind = "exclusive" if waiter.exclusive else "shared"
-            raise LockTimeoutError("lock", waiter.path, f"no {kind} lock within {timeout_s:g} s")
+    def _patience_s(self, timeout_s: float | None) -> float:
+        wanted = self._timeout_s if timeout_s is None else timeout_s
+        return min(max(wanted, 0), threading.TIMEOUT_MAX)
 
-    def _withdraw(self, waiter: _Waiter) -> bool:
-        """Stop waiting; return whether the lock was granted in the meantime."""
+    def _withdraw(self, hold: Hold, *, keep: bool = False) -> bool:
+        """Stop waiting; return whether the lock was granted meanwhile, and is kept."""
         with self._mutex:
-            if waiter.granted:
+            if hold.granted and keep:
                 return True
-            self._waiters.remove(waiter)
+            self._recount_locked()
+            self._waiters = [waiter for waiter in self._waiters if waiter.hold is not hold]
+            if hold.granted:
+                self._take_back_locked(hold)
             self._serve_locked()
             return False
 
@@ -220,63 +248,99 @@ class VFSLockManager:
                 return False
         return True
 
-    def _grant_locked(self, path: str, ancestors: list[str], exclusive: bool) -> None:
+    def _grant_locked(self, hold: Hold) -> None:
+        path, held = hold.path, self._held
+        # One line, without a call in it: an interrupt comes before or after both.
+        hold.granted, held[path] = True, -1 if hold.exclusive else held.get(path, 0) + 1
         below = self._below
-        for above in ancestors:
+        for above in hold.ancestors:
             below[above] = below.get(above, 0) + 1
-        if exclusive:
-            self._held[path] = -1
+        if hold.exclusive:
             below = self._below_exclusive
-            for above in ancestors:
+            for above in hold.ancestors:
                 below[above] = below.get(above, 0) + 1
-        else:
-            self._held[path] = self._held.get(path, 0) + 1
 
-    def _release(self, path: str, ancestors: list[str], exclusive: bool) -> None:
-        with self._mutex:
-            readers = self._held[path]
-            if readers <= 1:
-                del self._held[path]
-            else:
-                self._held[path] = readers - 1
-            _count_down(self._below, ancestors)
-            if exclusive:
-                _count_down(self._below_exclusive, ancestors)
-            if self._waiters:
-                self._serve_locked()
+    def _take_back_locked(self, hold: Hold) -> None:
+        path, held = hold.path, self._held
+        left = 0 if hold.exclusive else held[path] - 1
+        hold.granted, held[path] = False, left  # one line, as in granting
+        if not left:
+            del held[path]
+        _count_down(self._below, hold.ancestors)
+        if hold.exclusive:
+            _count_down(self._below_exclusive, hold.ancestors)
+
+    def _release(self, hold: Hold) -> None:
+        try:
+            with self._mutex:
+                if hold.granted:
+                    self._take_back_locked(hold)
+                    if self._waiters:
+                        self._serve_locked()
+        except BaseException:
+            self._withdraw(hold)
+            raise
+
+    def _reclaim(self, hold: Hold) -> None:
+        """Release a hold that nobody has any more; may run wherever memory is given back."""
+        self._dropped.append((hold.path, hold.ancestors, hold.exclusive))
+        if self._mutex.acquire(blocking=False):  # its holder may be this very thread
+            try:
+                self._release_dropped_locked()
+            finally:
+                self._mutex.release()
+
+    def _release_dropped_locked(self) -> None:
+        while self._dropped:
+            hold = Hold(self, *self._dropped.pop())
+            self._take_back_locked(hold)
+        self._serve_locked()
+
+    def _recount_locked(self) -> None:
+        """Make the counts anew from ``_held``, after an interrupt that may have cut a change."""
+        self._below, self._below_exclusive = {}, {}
+        self._held = {path: count for path, count in self._held.items() if count}
+        for path, count in self._held.items():
+            for above in _ancestors(path):
+                self._below[above] = self._below.get(above, 0) + abs(count)
+                if count < 0:
+                    now = self._below_exclusive.get(above, 0)
+                    self._below_exclusive[above] = now + 1
 
     def _serve_locked(self) -> None:
         """Grant every waiter, in order, that conflicts with no hold and no earlier waiter."""
         still: list[_Waiter] = []
         for waiter in self._waiters:
+            if waiter.hold.granted:  # an interrupt came before the list was put in place
+                if waiter.gate.locked():
+                    waiter.gate.release()
+                continue
             blocked = not waiter.holding and any(
                 earlier.conflicts(waiter.path, waiter.exclusive) for earlier in still
             )
             if blocked or not self._free_locked(waiter.path, waiter.ancestors, waiter.exclusive):
                 still.append(waiter)
                 continue
-            self._grant_locked(waiter.path, waiter.ancestors, waiter.exclusive)
-            waiter.granted = True
+            self._grant_locked(waiter.hold)
             waiter.gate.release()
         self._waiters = still
 
 
 class CheckedVFSLockManager(VFSLockManager):
-    """Raises LockOrderError where a thread takes an I/O lock under a lock of a higher level."""
+    """Raises LockOrderError where a thread takes an I/O lock under a lock of a higher level.
+
+    The I/O lock is of the lowest level, so holding it forbids nothing and is not noted.
+    """
 
     def _acquire(
         self, path: str, exclusive: bool, timeout_s: float | None, *, holding: bool = False
     ) -> Hold:
-        entering(Level.IO)
-        try:
-            return super()._acquire(path, exclusive, timeout_s, holding=holding)
-        except BaseException:
-            leaving(Level.IO)
-            raise
+        check_order(Level.IO)
+        return super()._acquire(path, exclusive, timeout_s, holding=holding)
 
-    def _release(self, path: str, ancestors: list[str], exclusive: bool) -> None:
-        super()._release(path, ancestors, exclusive)
-        leaving(Level.IO)
+
+def _nothing() -> None:
+    pass
 
 
 def make_vfs_locks(timeout_s: float = DEFAULT_TIMEOUT_S) -> VFSLockManager:

@@ -105,6 +105,8 @@ class Volume(ABC):
     atomic_batch: bool
     immutable_content: bool
     """A record names bytes that never change, so that reading needs no lock."""
+    snapshot_entries: int
+    """How many entries of a directory one scan shows as of one moment; 0: not even a page."""
 
     channels: Channels
     """What :meth:`channel_record` names; a volume that names none has none."""
@@ -278,9 +280,13 @@ def mime_type_of(path: str) -> str:
 
 
 def check_precondition(
-    operation: str, path: str, condition: Precondition | None, etag: str | None
+    operation: str,
+    path: str,
+    condition: Precondition | None,
+    etag: str | None,
+    revision: int | None,
 ) -> None:
-    """Raise ConflictError unless the condition holds for the file's etag (None: no file)."""
+    """Raise ConflictError unless the condition holds for the file (None, None: no file)."""
     if condition is None:
         return
     wanted, unwanted = condition.if_match, condition.if_none_match
@@ -292,6 +298,14 @@ def check_precondition(
     if unwanted is not None and etag is not None and unwanted in ("*", etag):
         raise ConflictError(
             operation, path, f"if_none_match={unwanted} but the file has etag {etag}"
+        )
+    if condition.if_revision is not None and condition.if_revision != revision:
+        found = "nothing is there" if revision is None else f"the file is of revision {revision}"
+        raise ConflictError(
+            operation,
+            path,
+            f"if_revision={condition.if_revision} but {found}",
+            hint="read it again, then retry",
         )
 
 

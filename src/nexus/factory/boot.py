@@ -7,6 +7,7 @@ what the parts do is theirs.
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import secrets
 import time
@@ -18,7 +19,9 @@ from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import ConfigError
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import TransportABC
+from nexus.core import fork_guard
 from nexus.core.flusher import Flusher
+from nexus.core.fsck import Checker
 from nexus.core.nexus_fs import NexusFS
 from nexus.core.recovery import recover
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
@@ -32,6 +35,7 @@ from nexus.storage.object_store.local_transport import LocalTransport
 from nexus.storage.object_store.memory_transport import MemoryTransport
 
 IN_MEMORY = ":memory:"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ def boot(
         nx.mounts.mount("/", root, actor)
         nx.mounts.restore(context, actor.now_ns)
         if storage.was_cut_off:
+            if settings.accept_loss:
+                _mend_records(nx)
             recover(nx, actor)
         storage.finish()
         undo.pop_all()
@@ -94,6 +100,12 @@ def boot(
         nx.on_closing(Flusher(nx.sync).stop)
     nx.on_close(lambda: storage.release(synced=nx.closed_cleanly))
     return nx
+
+
+def _mend_records(nx: NexusFS) -> None:
+    """Repair the records that recovery is going to read: one it cannot read would stop it."""
+    for problem in Checker(nx.store, nx.volumes()).run(repair=True, content=False).problems:
+        _log.warning("%s: %s: %s", problem.object, problem.problem, problem.advice)
 
 
 def _durable(settings: Settings) -> bool:
@@ -124,6 +136,12 @@ class _Storage:
         self.place = folder_place(os.path.realpath(directory.path)) if directory else ()
         self._directory = directory
         self._undo = undo
+        fork_guard.watch(self)
+
+    def in_forked_child(self) -> None:
+        """Let go of the lock, which a child would keep when its parent has ended."""
+        if self._directory is not None:
+            self._directory.close()
 
     def finish(self) -> None:
         """End a creation or a recovery, now that everything is there."""

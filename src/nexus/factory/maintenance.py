@@ -22,11 +22,15 @@ def fsck(
 ) -> FsckReport:
     """Check everything stored, and with ``repair`` mend what has a second copy.
 
-    ``progress`` is called with a stage ("records", "content") and a count (records, bytes).
-    Errors: NotSupportedError unless ``nx`` is embedded in this process.
+    ``progress`` is called with a stage ("structure", "records", "content") and a count (0, records,
+    bytes). Changes wait during the first two, for a time that grows with the number of records;
+    reads never do. A metastore whose structure is damaged is only reported: `nexus fsck --repair`
+    builds it anew while it opens. Errors: NotSupportedError unless ``nx`` is embedded in this
+    process.
     """
     kernel = _kernel("fsck", nx)
-    return Checker(kernel.store, kernel.volumes(), progress).run(repair=repair, content=content)
+    with kernel.volumes_in_use() as volumes:
+        return Checker(kernel.store, volumes, progress).run(repair=repair, content=content)
 
 
 def collect(

@@ -71,9 +71,13 @@ class Disk:
         while written < len(rest):
             written += os.pwrite(fd, rest[written:], offset + written)
 
-    def truncate(self, fd: int, size: int) -> None:
+    def truncate(self, fd: int, size_bytes: int) -> None:
         """ftruncate(2)."""
-        os.ftruncate(fd, size)
+        os.ftruncate(fd, size_bytes)
+
+    def size(self, fd: int) -> int:
+        """Return the size of an open file: fstat(2)."""
+        return os.fstat(fd).st_size
 
     def fsync(self, fd: int) -> None:
         """fsync(2)."""

@@ -40,19 +40,13 @@ def is_checked() -> bool:
     return os.environ.get(VARIABLE) == "1"
 
 
-def entering(level: Level) -> None:
-    """Note that this thread is about to take a lock. Errors: LockOrderError, with nothing noted."""
+def check_order(level: Level) -> None:
+    """Raise where this thread may not take a lock of a level. Errors: LockOrderError."""
     highest = max(_held.levels, default=level)
     if highest > level:
         raise LockOrderError(
             "lock", None, f"a lock of level {level.name} is taken under one of {highest.name}"
         )
-    _held.levels.append(level)
-
-
-def leaving(level: Level) -> None:
-    """Note that this thread let go of a lock."""
-    _held.levels.remove(level)
 
 
 class _CheckedLock:
@@ -63,12 +57,13 @@ class _CheckedLock:
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
-        entering(self._level)
+        check_order(self._level)
         self._lock.acquire()
+        _held.levels.append(self._level)
 
     def __exit__(self, *exc_info: object) -> None:
+        _held.levels.remove(self._level)
         self._lock.release()
-        leaving(self._level)
 
 
 def ordered_lock(level: Level) -> AbstractContextManager[object]:

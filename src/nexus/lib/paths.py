@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from nexus.contracts.errors import InvalidPathError, NameTooLongError
+from nexus.contracts.errors import InvalidPathError, NameTooLongError, shown
 
 MAX_PATH_BYTES = 4096
 MAX_NAME_BYTES = 255
@@ -30,7 +30,7 @@ def normalize(operation: str, path: str) -> str:
     Errors: InvalidPathError, NameTooLongError.
     """
     if not isinstance(path, str):
-        raise InvalidPathError(operation, repr(path), "a path is a str")
+        raise InvalidPathError(operation, shown(path), "a path is a str")
     if _CANONICAL(path) and (
         len(path) <= _ALWAYS_SHORT or (path.isascii() and len(path) <= MAX_PATH_BYTES)
     ):

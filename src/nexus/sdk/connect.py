@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nexus.contracts.errors import ConfigError
+from nexus.contracts.errors import ConfigError, shown
 from nexus.contracts.filesystem import NexusFilesystem
 from nexus.factory.boot import Settings, boot
 
@@ -31,7 +31,10 @@ def _text(value: Any) -> str:
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("not a number")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError("too large a number") from error
     if not 0 <= number < float("inf"):
         raise ValueError("not a finite number of 0 or more")
     return number
@@ -81,6 +84,9 @@ def read_settings(
     if isinstance(config, Mapping):
         explicit = config
     elif config is not None:
+        if not isinstance(config, str | os.PathLike):
+            reason = f"it is {shown(config)}, neither a mapping nor the path of a file"
+            raise ConfigError("connect", None, reason)
         file = os.fspath(config)
     merged = _checked(read_file(file), file) if file else {}
     merged |= _checked(_from_environment(environment), "the environment")
@@ -141,11 +147,13 @@ def _checked(found: Mapping[str, Any], source: str | None) -> dict[str, Any]:
         if known is None:
             close = difflib.get_close_matches(str(key), KEYS, 1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(KEYS)}"
-            raise ConfigError("connect", None, f"{source}: unknown key {key!r}", hint=hint)
+            raise ConfigError("connect", None, f"{source}: unknown key {shown(key)}", hint=hint)
         if value is None:
             continue
         try:
             settings[key] = known[0](value)
         except ValueError as error:
-            raise ConfigError("connect", None, f"{source}: {key} is {value!r}: {error}") from error
+            raise ConfigError(
+                "connect", None, f"{source}: {key} is {shown(value)}: {error}"
+            ) from error
     return settings

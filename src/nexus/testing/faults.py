@@ -31,14 +31,15 @@ class _Fault:
     calls_until: int | None
     """How many calls from now fails, once; None: every call fails."""
     bytes_kept: int = 0
-    """For ``write_all`` and ``pwrite_all``: how many bytes reach the file before the failure."""
+    """For the writing operations: how many bytes reach the file before the failure."""
 
 
 class FaultyDisk(Disk):
     """A :class:`Disk` with planned failures. May be shared between threads.
 
     ``calls`` counts the calls of each operation, failed ones too. An operation that is made of
-    others (``fsync_directory`` of open, fsync and close) counts and fails as those do as well.
+    others (``fsync_directory`` of open, fsync and close) counts and fails as those do as well; so
+    does ``fdatasync`` as an ``fsync``: no disk fails the one and not the other.
     """
 
     def __init__(self) -> None:
@@ -62,10 +63,7 @@ class FaultyDisk(Disk):
         nth: int = 1,
         operation: str = "write_all",
     ) -> None:
-        """Make the ``nth`` write from now on fail after ``bytes_kept`` bytes: a full disk.
-
-        ``operation`` is ``write_all`` or ``pwrite_all``.
-        """
+        """Make the ``nth`` write from now on fail after ``bytes_kept`` bytes: a full disk."""
         self._plan(operation, _Fault(error_number, nth, bytes_kept))
 
     def heal(self, operation: str | None = None) -> None:
@@ -141,16 +139,21 @@ class FaultyDisk(Disk):
             super().pwrite_all(fd, memoryview(data)[: fault.bytes_kept], offset)
         raise _os_error(fault, None)
 
-    def truncate(self, fd: int, size: int) -> None:
-        self._enter("truncate")
-        super().truncate(fd, size)
-
     def fsync(self, fd: int) -> None:
         self._enter("fsync")
         super().fsync(fd)
 
+    def truncate(self, fd: int, size_bytes: int) -> None:
+        self._enter("truncate")
+        super().truncate(fd, size_bytes)
+
+    def size(self, fd: int) -> int:
+        self._enter("size")
+        return super().size(fd)
+
     def fdatasync(self, fd: int) -> None:
         self._enter("fdatasync")
+        self._enter("fsync")
         super().fdatasync(fd)
 
     def syncfs(self, fd: int) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import xxhash
@@ -102,70 +103,134 @@ class SlowSyncDisk(Disk):
         self.started = threading.Event()
         self.go_on = threading.Event()
 
-    def fsync(self, fd: int) -> None:
+    def fdatasync(self, fd: int) -> None:
         if self.slow:
             self.syncs += 1
             self.started.set()
             self.go_on.wait()
-        super().fsync(fd)
+        super().fdatasync(fd)
 
 
-def test_readers_do_not_wait_for_a_sync_and_queued_writers_share_one(path):
+def test_readers_do_not_wait_for_a_sync(path):
     disk = SlowSyncDisk()
     with closing(open_store(path, disk=disk)) as store:
-        store.commit(Batch([(b"a", b"1")]))
+        first = store.commit(Batch([(b"a", b"1")]))
         disk.slow = True
-        commits = [
-            threading.Thread(target=store.commit, args=(Batch([(b"k%d" % n, b"")]),),
-                             kwargs={"durable": True})
-            for n in range(6)
-        ]  # fmt: skip
-        commits[0].start()
+        commit = threading.Thread(
+            target=store.commit, args=(Batch([(b"k", b"")]),), kwargs={"durable": True}
+        )
+        commit.start()
         disk.started.wait()
-        for commit in commits[1:]:
-            commit.start()
-        while len(store._queue) < 5:
-            os.sched_yield()
-        assert store.get(b"a") == (b"1", 1)
+        assert store.get(b"a") == (b"1", first)
         assert len(store.scan(b"k")) == 1
+        assert store.revision() == first
         disk.go_on.set()
-        for commit in commits:
-            commit.join()
-        assert disk.syncs == 2
+        commit.join()
+        assert store.revision() == first + 1
+
+
+def test_a_commit_waits_while_another_connection_has_the_log_locked_for_a_moment(path):
+    with closing(open_store(path)) as store, closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        begun = threading.Event()
+        store._writer.set_trace_callback(lambda statement: begun.set())
+        revisions: list[int] = []
+        commit = threading.Thread(
+            target=lambda: revisions.append(store.commit(Batch([(b"a", b"1")])))
+        )
+        commit.start()
+        begun.wait()
+        other.rollback()
+        commit.join()
+        store._writer.set_trace_callback(None)
+        assert revisions == [1]
+
+
+def test_a_large_batch_keeps_the_last_put_of_a_key_and_all_of_the_others(path):
+    puts = [(b"k%03d" % (n * 7 % 200), b"%d" % n) for n in range(457)]
+    with closing(open_store(path)) as store:
+        store.commit(Batch(puts))
+        stored = [(entry.key, entry.value) for entry in store.scan(b"")]
+    assert stored == sorted(dict(puts).items())
+
+
+# The clock
+
+
+def count(store: SqliteMetastore, times: int) -> int:
+    """Commit as one does who keeps a counter under ``n``, conditional on its version."""
+    revision = 0
+    for _ in range(times):
+        found = store.get(b"n")
+        version = found[1] if found else 0
+        puts = [(b"a%d" % version, b"x"), (b"n", b"%d" % version)]
+        revision = store.commit(Batch(puts), [Condition(b"n", version)])
+    return revision
+
+
+def stored_revision(path: str) -> int:
+    """Return the number that a commit without the clock writes."""
+    with closing(sqlite3.connect(path)) as database:
+        ((number,),) = database.execute("SELECT v FROM meta WHERE k = 'revision'").fetchall()
+    return number
+
+
+def test_invariant_4_commits_that_put_the_clock_write_no_revision_and_it_still_goes_on(path):
+    with closing(open_store(path)) as store:
+        assert count(store, 5) == 5
+        store._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    assert stored_revision(path) == 1
+    with closing(open_store(path)) as store:
+        assert store.revision() == 5
+        assert count(store, 2) == 7
+
+
+@pytest.mark.parametrize(
+    ("batch", "conditions"),
+    [
+        (Batch([], [b"n"]), []),
+        (Batch([(b"n", b"moved"), (b"z", b"")]), []),
+        (Batch([(b"m", b"1")]), [Condition(b"m", 0)]),
+        (Batch([]), []),
+    ],
+    ids=["the clock is deleted", "it is not the last put", "another takes over", "nothing is put"],
+)
+def test_invariant_4_a_commit_beside_the_clock_counts_as_any(path, batch, conditions):
+    with closing(open_store(path)) as store:
+        count(store, 3)
+        assert store.commit(batch, conditions) == 4
+    with closing(open_store(path)) as store:
+        assert store.revision() == 4
+        assert count(store, 2) == 6
+        assert store.commit(Batch([(b"b", b"")])) == 7
+    with closing(open_store(path)) as store:
         assert store.revision() == 7
 
 
-def test_in_a_group_each_request_gets_its_own_answer(path):
-    disk = SlowSyncDisk()
-    answers: dict[int, object] = {}
-    requests = [
-        (Batch([(b"n", b"1")]), [Condition(b"n", 0)]),
-        (Batch([(b"n", object())]), []),
-        (Batch([(b"m", b"")]), [Condition(b"absent", 9)]),
-        (Batch([(b"o", b"")]), []),
-    ]
-    with closing(open_store(path, disk=disk)) as store:
-        disk.slow = True
+def test_a_condition_on_the_clock_is_compared_with_what_is_stored(path):
+    with closing(open_store(path)) as store:
+        count(store, 3)
+        with pytest.raises(ConflictError):
+            store.commit(Batch([(b"n", b"")]), [Condition(b"n", 2)])
+        store.commit(Batch([], [b"n"]))
+        with pytest.raises(ConflictError):
+            store.commit(Batch([(b"n", b"")]), [Condition(b"n", 3)])
+        store.commit(Batch([(b"n", b"")]), [Condition(b"n", 0)])
+        with pytest.raises(InvalidArgumentError):
+            store.commit(Batch([(b"o", object()), (b"n", b"")]), [Condition(b"n", 5)])
+        assert store.commit(Batch([(b"n", b"")]), [Condition(b"n", 5)]) == 6
 
-        def commit(number: int) -> None:
-            try:
-                answers[number] = store.commit(*requests[number])
-            except NexusError as error:
-                answers[number] = type(error)
 
-        first = threading.Thread(target=store.sync)
-        first.start()
-        disk.started.wait()
-        others = [threading.Thread(target=commit, args=(number,)) for number in range(4)]
-        for number, thread in enumerate(others):
-            thread.start()
-            while len(store._queue) <= number:
-                os.sched_yield()
-        disk.go_on.set()
-        for thread in [first, *others]:
-            thread.join()
-        assert answers == {0: 1, 1: InvalidArgumentError, 2: ConflictError, 3: 2}
-        assert store.get_many([b"n", b"m", b"o"]) == [(b"1", 1), None, (b"", 2)]
+def test_a_lost_clock_is_missing_commits_and_no_revision_comes_back(path):
+    with closing(open_store(path)) as store:
+        count(store, 5)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DELETE FROM kv WHERE k = ?", (b"n",))
+        database.commit()
+    with pytest.raises(CorruptionError, match="the last 4 commits are missing"):
+        open_store(path)
+    with closing(open_store(path, accept_loss=True)) as store:
+        assert store.commit(Batch([])) == 6
 
 
 def test_more_readers_than_connections_all_get_their_answer(path):
@@ -186,12 +251,12 @@ def test_more_readers_than_connections_all_get_their_answer(path):
 # The log
 
 
-def test_the_log_does_not_grow_past_its_limit(path):
+def test_the_log_stays_within_a_few_times_its_limit(path):
     with closing(open_store(path, log_limit_bytes=256 << 10)) as store:
         for number in range(1500):
             store.commit(Batch([(b"k%d" % (number % 50), b"x" * 2000)]))
             store.get(b"k0")
-        assert os.path.getsize(path + "-wal") < 1 << 20
+        assert os.path.getsize(path + "-wal") < 6 * (256 << 10)
 
 
 def test_steady_reading_does_not_keep_the_log_growing(path):
@@ -214,6 +279,68 @@ def test_steady_reading_does_not_keep_the_log_growing(path):
             for reader in readers:
                 reader.join()
         assert os.path.getsize(path + "-wal") < 2 << 20
+
+
+def test_a_failed_pass_over_the_log_fails_the_store_which_recovers_by_itself(path):
+    with closing(open_store(path)) as store:
+        store.commit(Batch([(b"a", b"1")]))
+        failure = sqlite3.OperationalError("disk I/O error")
+        failure.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        store._checkpointer.error = failure
+        writer = store._writer
+        assert store.commit(Batch([(b"b", b"1")])) == 2
+        assert store._writer is not writer
+        assert store._checkpointer.error is None
+
+
+def log_bytes(path: str) -> int:
+    return os.path.getsize(path + "-wal")
+
+
+def test_durable_commits_overwrite_a_log_that_is_filled_ahead(path):
+    with closing(open_store(path, log_limit_bytes=1 << 20)) as store:
+        store.commit(Batch([(b"a", b"1")]))
+        grown = log_bytes(path)
+        store.commit(Batch([(b"a", b"2")]), durable=True)
+        filled = log_bytes(path)
+        assert filled > grown + 50_000
+        for number in range(5):
+            store.commit(Batch([(b"a", b"%d" % number)]), durable=True)
+        assert log_bytes(path) == filled
+
+
+def test_what_fills_the_log_ahead_is_no_part_of_it_after_a_kill(path, tmp_path):
+    copy = str(tmp_path / "copy.db")
+    with closing(open_store(path)) as store:
+        for number in range(10):
+            store.commit(Batch([(b"k%d" % number, b"v")]), durable=True)
+        snapshot(store, path, copy)
+    assert not any(Path(copy + "-wal").read_bytes()[-50_000:])
+    with closing(open_store(copy)) as store:
+        assert store.revision() == 10
+        assert len(store.scan(b"k")) == 10
+        assert store.commit(Batch([(b"more", b"")]), durable=True) == 11
+
+
+def test_a_full_disk_takes_the_filling_back_and_not_the_commit(path):
+    disk = FaultyDisk()
+    with closing(open_store(path, disk=disk)) as store:
+        store.commit(Batch([(b"a", b"1")]))
+        grown = log_bytes(path)
+        disk.cut_write(20_000, operation="pwrite_all")
+        assert store.commit(Batch([(b"a", b"2")]), durable=True) == 2
+        assert log_bytes(path) < grown + 20_000
+
+
+def test_a_disk_that_fails_to_fill_the_log_fails_the_store(path):
+    disk = FaultyDisk()
+    with closing(open_store(path, disk=disk)) as store:
+        disk.fail("pwrite_all")
+        with pytest.raises(StorageFailedError):
+            store.commit(Batch([(b"a", b"1")]), durable=True)
+        assert store.revision() == 0
+        assert store.commit(Batch([(b"a", b"2")]), durable=True) > 0
+        assert store.get(b"a")[0] == b"2"
 
 
 def snapshot(store: SqliteMetastore, path: str, target: str) -> None:

@@ -13,7 +13,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import (
@@ -23,8 +23,15 @@ from nexus.contracts.errors import (
     NotSupportedError,
     PathNotDirectoryError,
     PathNotFoundError,
+    shown,
 )
-from nexus.contracts.filesystem.syscalls import Precondition, Syscalls, WriteRequest
+from nexus.contracts.file_events import FileEvent
+from nexus.contracts.filesystem.syscalls import (
+    WATCH_TIMEOUT_S,
+    Precondition,
+    Syscalls,
+    WriteRequest,
+)
 from nexus.contracts.lock_manager import DEFAULT_TTL_S, EXCLUSIVE, LockId
 from nexus.contracts.metadata import (
     CHANNEL_TYPES,
@@ -47,6 +54,11 @@ LOCK_TIMEOUT_S = 30.0
 
 GREP_MAX_FILE_BYTES = 64 << 20
 """Files above this size are reported by grep as skipped, not searched."""
+
+
+_MAX_NUMBER = (1 << 63) - 1
+_BAD_PATTERN = (re.error, RecursionError, OverflowError, UnicodeEncodeError)
+T = TypeVar("T")
 
 
 class GrepMatch(NamedTuple):
@@ -136,7 +148,7 @@ class NexusFilesystem(Syscalls):
         Each old text must occur exactly once. Errors: InvalidArgumentError when it does not,
         ConflictError when writers kept coming first for 30 seconds.
         """
-        apply = change if callable(change) else _replacer(path, list(change))
+        apply = change if callable(change) else _replacer(path, change)
         deadline = time.monotonic() + EDIT_TIMEOUT_S
         pause = 0.0001
         while True:
@@ -146,28 +158,19 @@ class NexusFilesystem(Syscalls):
             if stat["entry_type"] in CHANNEL_TYPES:
                 # Reading would take a message, or wait for one.
                 raise NotSupportedError("edit", path, f"is a {stat['type']}, not a file")
-            content = self.sys_read(path, context=context)
+            content = apply(self.sys_read(path, context=context))
+            # The stat and the content were read one after the other. An etag may have come back
+            # meanwhile, a revision cannot: if it still holds, it held when the content was read.
+            # The etag counts behind a path-addressed mount, where others leave no revision.
+            condition = Precondition(if_match=stat["etag"] or None, if_revision=stat["revision"])
+            request = WriteRequest(path, content, create=False, precondition=condition)
             try:
-                return self._replace_if_unchanged(path, stat, content, apply, context)
+                return self._write_many((request,), context)[0]
             except ConflictError:
                 if time.monotonic() > deadline:
                     raise
             time.sleep(random.uniform(0, pause))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 2, 0.05)
-
-    def _replace_if_unchanged(
-        self,
-        path: str,
-        stat: Stat,
-        content: bytes,
-        apply: Callable[[bytes], Buffer],
-        context: OperationContext | None,
-    ) -> Stat:
-        # The stat and the content were read one after the other; if a writer came between, the
-        # etag belongs to older content, and the precondition refuses the result.
-        condition = Precondition(if_match=stat["etag"])
-        request = WriteRequest(path, apply(content), create=False, precondition=condition)
-        return self._write_many((request,), context)[0]
 
     def write_batch(
         self,
@@ -182,7 +185,8 @@ class NexusFilesystem(Syscalls):
         take part in a commit.
         """
         pairs = items.items() if isinstance(items, Mapping) else items
-        return self._write_many([_request(item) for item in pairs], context)
+        requests = [_request(item) for item in _each("write_batch", "items", pairs)]
+        return self._write_many(requests, context)
 
     def read_batch(
         self,
@@ -196,7 +200,7 @@ class NexusFilesystem(Syscalls):
         Errors: as read, at the first path that fails.
         """
         found: dict[str, bytes | None] = {}
-        for path in paths:
+        for path in _each("read_batch", "paths", paths):
             try:
                 found[path] = self.sys_read(path, context=context)
             except PathNotFoundError:
@@ -277,7 +281,9 @@ class NexusFilesystem(Syscalls):
         ``{a,b}`` alternatives. A pattern without ``/`` matches names at any depth; one with
         ``/`` matches the path relative to ``path``. Errors: as sys_readdir.
         """
-        match = re.compile(_glob_regex(pattern)).fullmatch
+        match = _glob_matcher("glob", path, pattern)
+        if not isinstance(path, str):
+            raise InvalidArgumentError("glob", None, f"the path is {shown(path)}, not text")
         base = path.rstrip("/")
         by_name = "/" not in pattern.strip("/")
         found: builtins.list[str] = []
@@ -305,11 +311,14 @@ class NexusFilesystem(Syscalls):
         most ``limit`` matches; ``truncated`` says that there were more. Errors:
         InvalidArgumentError for a bad pattern.
         """
+        if not isinstance(pattern, str):
+            raise InvalidArgumentError("grep", path, f"the pattern is {shown(pattern)}, not text")
+        _check_number("grep", path, "limit", limit, 1)
         try:
             # Whole files are searched first, so ^ and $ have to mean lines there too.
             flags = re.MULTILINE | (re.IGNORECASE if ignore_case else 0)
             search = re.compile(pattern.encode(), flags).search
-        except re.error as error:
+        except _BAD_PATTERN as error:
             raise InvalidArgumentError("grep", path, f"bad pattern: {error}") from error
         result = GrepResult()
         for stat in self._grep_candidates(path, include, context):
@@ -334,7 +343,7 @@ class NexusFilesystem(Syscalls):
     def _grep_candidates(
         self, path: str, include: str | None, context: OperationContext | None
     ) -> Iterator[Stat]:
-        match = re.compile(_glob_regex(include)).fullmatch if include else None
+        match = None if include is None else _glob_matcher("grep", path, include)
         start = self.sys_stat(path, context=context)
         if start is None:
             raise PathNotFoundError("grep", path, "no such file or directory")
@@ -404,6 +413,47 @@ class NexusFilesystem(Syscalls):
                 "unlock", path, "the lock ended before the block did", hint="take a longer ttl"
             )
 
+    # -- watching -----------------------------------------------------------------------------
+
+    def watch(
+        self,
+        path: str = "/",
+        recursive: bool = True,
+        since: int | str | None = None,
+        *,
+        timeout: float | None = None,
+        context: OperationContext | None = None,
+    ) -> Iterator[FileEvent]:
+        """Return an iterator of the events that concern a path, each as it comes, none missed.
+
+        Without ``since`` it begins with this call, not with the first step. It ends when nothing
+        came for ``timeout`` seconds; None waits on. Errors, while iterating: as sys_watch.
+        """
+        if since is None:
+            since = self._newest_revision(context)
+        return self._events(path, recursive, since, timeout, context)
+
+    def _newest_revision(self, context: OperationContext | None) -> int:
+        stat = self.sys_stat("/__sys__/journal", context=context)
+        return 0 if stat is None else int(stat["revision"])
+
+    def _events(
+        self,
+        path: str,
+        recursive: bool,
+        since: int | str,
+        timeout: float | None,
+        context: OperationContext | None,
+    ) -> Iterator[FileEvent]:
+        pause = WATCH_TIMEOUT_S if timeout is None else timeout
+        while True:
+            event = self.sys_watch(path, pause, recursive, since, context=context)
+            if event is not None:
+                since = event.cursor
+                yield event
+            elif timeout is not None:
+                return
+
     # -- history ------------------------------------------------------------------------------
 
     def history(
@@ -419,6 +469,8 @@ class NexusFilesystem(Syscalls):
         Each entry is a dict; for a path: version, revision, size, etag, modified_at, modified_by,
         run_id, deleted. Without a path: the journal's events. Retention bounds both.
         """
+        if path is not None and not isinstance(path, str):
+            raise InvalidArgumentError("history", None, f"the path is {shown(path)}, not text")
         place = "/__sys__/journal" if path is None else f"/__sys__/versions{path}"
         return self.sys_readdir(place, limit=limit, cursor=cursor, details=True, context=context)
 
@@ -428,6 +480,7 @@ class NexusFilesystem(Syscalls):
         self, etag: str, *, mount: str = "/", context: OperationContext | None = None
     ) -> bytes:
         """Return the content with this id from the store mounted at ``mount``."""
+        _check_etag("read_content", mount, etag)
         return self._content_store(mount, context).read_content(etag)
 
     def write_content(
@@ -445,6 +498,8 @@ class NexusFilesystem(Syscalls):
         context: OperationContext | None = None,
     ) -> Iterator[bytes]:
         """Yield the content with this id in verified pieces, in bounded memory."""
+        _check_etag("stream", mount, etag)
+        _check_number("stream", mount, "piece_bytes", piece_bytes, 1)
         store = self._content_store(mount, context)
         return store.stream_content(etag, piece_bytes=piece_bytes)
 
@@ -459,6 +514,10 @@ class NexusFilesystem(Syscalls):
         context: OperationContext | None = None,
     ) -> Iterator[bytes]:
         """Yield ``count`` bytes from ``offset`` of the content with this id."""
+        _check_etag("stream_range", mount, etag)
+        _check_number("stream_range", mount, "offset", offset, 0)
+        _check_number("stream_range", mount, "count", count, 0)
+        _check_number("stream_range", mount, "piece_bytes", piece_bytes, 1)
         store = self._content_store(mount, context)
         return store.stream_content(etag, offset, count, piece_bytes)
 
@@ -478,14 +537,14 @@ def _precondition(
 ) -> Precondition | None:
     if if_match is None and if_none_match is None and lock_token is None:
         return None
-    return Precondition(if_match, if_none_match, lock_token)
+    return Precondition(if_match, if_none_match, lock_token=lock_token)
 
 
 def _request(item: tuple[str, Buffer | str] | WriteRequest) -> WriteRequest:
     if isinstance(item, WriteRequest):
         return item
     if not isinstance(item, tuple) or len(item) != 2:
-        raise InvalidArgumentError("write_batch", None, f"{item!r} is no (path, bytes) pair")
+        raise InvalidArgumentError("write_batch", None, f"{shown(item)} is no (path, bytes) pair")
     return WriteRequest(item[0], _bytes("write_batch", item[0], item[1]))
 
 
@@ -500,15 +559,55 @@ def _bytes(
         raise InvalidArgumentError(operation, path, f"the text is not UTF-8: {error}") from error
 
 
-def _replacer(path: str, edits: list[tuple[str, str]]) -> Callable[[bytes], bytes]:
+def _each(operation: str, name: str, items: Iterable[T]) -> Iterable[T]:
+    if isinstance(items, str | bytes) or not isinstance(items, Iterable):
+        raise InvalidArgumentError(operation, None, f"{name} is {type(items).__name__}, not a list")
+    return items
+
+
+def _check_number(operation: str, path: str, name: str, value: object, least: int) -> None:
+    if type(value) is not int or not least <= value <= _MAX_NUMBER:
+        kind = type(value).__name__
+        reason = f"{name} is not a number from {least} to {_MAX_NUMBER} but {kind}"
+        raise InvalidArgumentError(operation, path, reason)
+
+
+def _check_etag(operation: str, mount: str, etag: object) -> None:
+    if not isinstance(etag, str):
+        raise InvalidArgumentError(operation, mount, f"the etag is {shown(etag)}, not text")
+
+
+def _glob_matcher(operation: str, path: str, pattern: object) -> Callable[[str], object]:
+    if not isinstance(pattern, str):
+        raise InvalidArgumentError(operation, path, f"the pattern is {shown(pattern)}, not text")
+    try:
+        return re.compile(_glob_regex(pattern)).fullmatch
+    except _BAD_PATTERN as error:
+        raise InvalidArgumentError(operation, path, f"bad pattern: {error}") from error
+
+
+def _replacer(path: str, change: Iterable[tuple[str, str]]) -> Callable[[bytes], bytes]:
+    edits: list[tuple[bytes, bytes]] = []
+    for edit in _each("edit", "change", change):
+        if not isinstance(edit, tuple | list) or len(edit) != 2 or not edit[0]:
+            raise InvalidArgumentError(
+                "edit", path, f"{shown(edit)} is no (old, new) pair of texts"
+            )
+        old, new = (_bytes("edit", path, text) for text in edit)
+        if not isinstance(old, bytes) or not isinstance(new, bytes):
+            raise InvalidArgumentError(
+                "edit", path, f"{shown(edit)} is no (old, new) pair of texts"
+            )
+        edits.append((old, new))
+
     def apply(content: bytes) -> bytes:
         for old, new in edits:
-            occurrences = content.count(old.encode())
+            occurrences = content.count(old)
             if occurrences != 1:
                 raise InvalidArgumentError(
                     "edit", path, f"the text to replace occurs {occurrences} times, not once"
                 )
-            content = content.replace(old.encode(), new.encode())
+            content = content.replace(old, new)
         return content
 
     return apply

@@ -15,9 +15,21 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from nexus.contracts.context import OperationContext
+from nexus.contracts.errors import InvalidArgumentError
+from nexus.contracts.file_events import FileEvent
 from nexus.contracts.lock_manager import DEFAULT_TTL_S, EXCLUSIVE, LockId
 from nexus.contracts.metadata import Buffer, DirectoryPage, Stat
 from nexus.contracts.object_store import ContentStoreABC
+
+WATCH_TIMEOUT_S = 30.0
+"""How long :meth:`Syscalls.sys_watch` waits unless told otherwise."""
+
+_CONDITION_TYPES = (
+    ("if_match", str),
+    ("if_none_match", str),
+    ("if_revision", int),
+    ("lock_token", int),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +37,24 @@ class Precondition:
     """What must hold inside the commit of a write, else ConflictError.
 
     ``if_match``: the file exists with this etag. ``if_none_match``: ``"*"`` means that nothing
-    exists at the path; an etag means that the file, if there, has another. ``lock_token``: the
-    advisory lock that was granted with this fencing token is still held.
+    exists at the path; an etag means that the file, if there, has another. ``if_revision``: the
+    record of the file is of this revision, as in its stat. An etag comes back with old content,
+    a revision never does, so only this says that nothing happened to the path meanwhile.
+    ``lock_token``: the advisory lock that was granted with this fencing token is still held.
     """
 
     if_match: str | None = None
     if_none_match: str | None = None
+    if_revision: int | None = None
     lock_token: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what can never hold. Errors: InvalidArgumentError."""
+        for name, kind in _CONDITION_TYPES:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                reason = f"{name} is {type(value).__name__}, not {kind.__name__}"
+                raise InvalidArgumentError("precondition", None, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +265,36 @@ class Syscalls(ABC):
 
         Returns False where none was held. Errors: InvalidArgumentError without either.
         """
+
+    @abstractmethod
+    def sys_watch(
+        self,
+        path: str,
+        timeout: float = WATCH_TIMEOUT_S,
+        recursive: bool = False,
+        since: int | str | None = None,
+        *,
+        context: OperationContext | None = None,
+    ) -> FileEvent | None:
+        """Return the next event that concerns a path, or None after ``timeout`` s (inotify(7)).
+
+        It concerns the path itself, an entry of it, with ``recursive`` anything beneath, and the
+        moving, removal or mounting of a directory above. ``since`` is a revision, after which
+        nothing is missed, or the ``cursor`` of the last event; None begins now. Events come in
+        commit order. Errors: EventsLost when the journal does not go back that far,
+        InvalidArgumentError, ClosedError.
+        """
+
+    @abstractmethod
+    async def _watch_async(
+        self,
+        path: str,
+        timeout: float,
+        recursive: bool,
+        since: int | str | None,
+        context: OperationContext | None,
+    ) -> FileEvent | None:
+        """Return the next event as :meth:`sys_watch` does, waiting without a thread."""
 
     @abstractmethod
     def sync(self) -> None:

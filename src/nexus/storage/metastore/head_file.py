@@ -26,10 +26,10 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import sys
 
 import xxhash
 
+from nexus.lib.boot_id import NO_BOOT, boot_number
 from nexus.lib.disk import Disk
 
 _SIZE_BYTES = 4096
@@ -37,15 +37,6 @@ _SLOT = struct.Struct("<QQQ")
 _PAYLOAD = struct.Struct("<QQ")
 _RECENT_OFFSETS = (0, 512)
 _SYNCED_OFFSETS = (1024, 1536)
-_NO_BOOT = 0
-
-
-def current_boot() -> int:
-    """Return a number for this boot of the machine, 0 where the system names none."""
-    if sys.platform != "linux":
-        return _NO_BOOT
-    with open("/proc/sys/kernel/random/boot_id", "rb") as source:
-        return xxhash.xxh3_64_intdigest(source.read().strip())
 
 
 class HeadFile:
@@ -54,7 +45,7 @@ class HeadFile:
     def __init__(self, path: str, *, identity: int, disk: Disk, boot: int | None = None) -> None:
         """Open the file, making it when absent or of the wrong size. Errors: OSError."""
         self._identity = identity
-        self._boot = current_boot() if boot is None else boot
+        self._boot = boot_number() if boot is None else boot
         fd = disk.open(path, os.O_RDWR | os.O_CREAT)
         try:
             if os.fstat(fd).st_size != _SIZE_BYTES:
@@ -72,7 +63,7 @@ class HeadFile:
         synced = [self._read(offset)[0] for offset in _SYNCED_OFFSETS]
         recent = [self._read(offset) for offset in _RECENT_OFFSETS]
         same_boot = [
-            revision for revision, boot in recent if boot == self._boot and boot != _NO_BOOT
+            revision for revision, boot in recent if boot == self._boot and boot != NO_BOOT
         ]
         return max(synced + same_boot)
 
@@ -101,7 +92,7 @@ class HeadFile:
     def _read(self, offset: int) -> tuple[int, int]:
         revision, boot, checksum = _SLOT.unpack_from(self._page, offset)
         if checksum != self._checksum(revision, boot):
-            return 0, _NO_BOOT
+            return 0, NO_BOOT
         return revision, boot
 
     def _write(self, offset: int, revision: int) -> None:

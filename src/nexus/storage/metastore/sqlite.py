@@ -7,9 +7,13 @@ as readily as with an error, so its user seals every value.
 Beside the file: ``-wal`` and ``-shm`` are SQLite's; ``.head`` is the witness against a lost end
 of the log; ``.reserve`` is space for deleting on a full disk; ``.new`` a creation cut short.
 
-Commits are grouped: writers queue their requests and take turns; the one whose turn it is
-applies all that are queued in one transaction, syncs the log once if any asked for it, and
-answers all. Each request's conditions see the requests before it.
+A commit is one transaction, and its cost is the pages that it changes: each goes to the log whole.
+So the revision of the store has no page of its own. It is the version of one key that every
+commit puts, the *clock*, where the user has such a key: the last put of a conditional commit that
+is one of its own conditions, a counter. A commit without it writes the revision to ``meta``.
+
+Concurrent commits take turns and are not grouped: whoever shares syncs between many writers, as
+the kernel does, hands over one batch for all of them.
 
 Invariants (those of :class:`nexus.contracts.metastore.MetastoreABC`, and):
 
@@ -17,11 +21,11 @@ Invariants (those of :class:`nexus.contracts.metastore.MetastoreABC`, and):
 2. The witness never runs ahead of what is committed, nor its synced part of what is synced.
 3. After a failed write or sync the store is *failed*: every commit first reopens it and writes
    the whole log back into the file, synced; until that succeeds each raises StorageFailedError.
-4. A transaction refused for one request's sake is repeated request by request.
+4. The revision is the greater of the one in ``meta`` and the version of the clock.
 5. Our own descriptor is opened on the log only, where SQLite holds no locks.
 
-After a failed sync the commits of that group are in the file but were never acknowledged: a
-later reader may see them, and they may be gone after a power cut.
+After a failed sync the commit is in the file but was never acknowledged: a later reader may see
+it, and it may be gone after a power cut.
 
 States::
 
@@ -29,26 +33,27 @@ States::
     open | failed --close--> closed
 
 Locks, in this order: ``_turn`` (one writer: everything but reading), then the pool's own.
-Readers take no lock of the store; they wait only for one another, for a recovery, and for the
-moment it takes to restart a log that has far outgrown its limit.
+Readers wait for one another, for a recovery, and for the moment it takes to restart a log that has
+far outgrown its limit. A single look-up that finds no commit waiting or running takes ``_turn`` and
+the writer's connection: after each commit every other connection has its pages to read anew, the
+writer's has them at hand. Only a commit that begins in that very moment can make it wait.
 """
 
 from __future__ import annotations
 
-import copy
-import operator
 import os
 import secrets
 import sqlite3
 import threading
-from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import islice
+from itertools import chain, islice
+from operator import itemgetter, lt
 from typing import NoReturn
 
 from nexus.contracts.errors import (
     ClosedError,
+    ConflictError,
     CorruptionError,
     InvalidArgumentError,
     NexusError,
@@ -66,10 +71,10 @@ from nexus.lib.disk import Disk, storage_error
 from nexus.storage.metastore.head_file import HeadFile
 from nexus.storage.metastore.ordered import conflict_error, scan_range
 from nexus.storage.metastore.space_reserve import SpaceReserve
+from nexus.storage.metastore.sqlite_checkpoint import Checkpointer
 from nexus.storage.metastore.sqlite_file import (
     FSCK_HINT,
     FULL_HINT,
-    PAGE_BYTES,
     check_header,
     check_schema,
     connect,
@@ -77,40 +82,30 @@ from nexus.storage.metastore.sqlite_file import (
     database_error,
     is_damage,
     read_number,
+    read_revision,
 )
+from nexus.storage.metastore.sqlite_log import FRAME_BYTES, LogFile
 from nexus.storage.metastore.sqlite_readers import ReaderPool
+from nexus.storage.metastore.sqlite_salvage import rebuild_if_damaged
 
 _GET = "SELECT v, ver FROM kv WHERE k = ?"
 _VERSION = "SELECT ver FROM kv WHERE k = ?"
 _PUT = "INSERT OR REPLACE INTO kv(k, ver, v) VALUES(?, ?, ?)"
+_ROWS_AT_ONCE = 50
+_PUT_MANY = _PUT + ", (?, ?, ?)" * (_ROWS_AT_ONCE - 1)
 _DELETE = "DELETE FROM kv WHERE k = ?"
 _SET_REVISION = "UPDATE meta SET v = ? WHERE k = 'revision'"
+_SET_CLOCK = "UPDATE meta SET v = ? WHERE k = 'clock'"
 _FEW_KEYS = 8
 _MANY_SIZES = (64, 500)
 """Sizes of the key lists of ``get_many``: few, so that their statements stay prepared."""
 _ROW_TYPES = [{bytes}, {bytes}, {int}]
 _MAX_READERS = 8
-_MAX_GROUP = 256
-_LOG_FRAME_BYTES = 24 + PAGE_BYTES
-_LOG_HEADER_BYTES = 32
-_GROUPS_PER_LOG_CHECK = 16
+_WRITER_CACHE_KIB = 8192
+_BUSY_TIMEOUT_MS = 1000
+"""For the moment in which a reader of ours that met a half-written index of the log locks it."""
+_COMMITS_PER_LOG_CHECK = 16
 _ARGUMENT_ERRORS = (sqlite3.Error, TypeError, ValueError, OverflowError)
-
-
-class _Request:
-    """One commit that waits for its turn; it is answered once ``revision`` or ``error`` is set."""
-
-    __slots__ = ("batch", "conditions", "durable", "error", "reclaim", "revision")
-
-    def __init__(
-        self, batch: Batch, conditions: Sequence[Condition], durable: bool, reclaim: bool
-    ) -> None:
-        self.batch = batch
-        self.conditions = conditions
-        self.durable = durable
-        self.reclaim = reclaim
-        self.revision = 0
-        self.error: NexusError | None = None
 
 
 class SqliteMetastore(MetastoreABC):
@@ -131,8 +126,10 @@ class SqliteMetastore(MetastoreABC):
     ) -> None:
         """Open the store, making it first when it is absent and ``create`` is set.
 
-        ``accept_loss`` opens a store whose last commits are missing. ``log_limit_bytes`` is how
-        long the log grows before it is written back into the file.
+        ``accept_loss`` opens a store whose last commits are missing, and builds one whose structure
+        is damaged anew from the rows that are readable. ``log_limit_bytes`` is how long the log
+        grows before it is written back into the file beside the commits; at four times that they
+        wait for it.
 
         Errors: PathNotFoundError; CorruptionError for damage, for another program's file and
         for missing commits; BusyError while another process locks it; AccessDeniedError,
@@ -140,17 +137,21 @@ class SqliteMetastore(MetastoreABC):
         """
         self._path = os.path.abspath(path)
         self._disk = disk
-        self._log_limit_frames = max(1, log_limit_bytes // _LOG_FRAME_BYTES)
+        self._log_limit_frames = max(1, log_limit_bytes // FRAME_BYTES)
         self._turn = threading.Lock()
-        self._queue: deque[_Request] = deque()
+        self._committing: list[None] = []  # one for each commit that waits or runs; no lock
         self._readers = ReaderPool(self._open_reader, limit=_MAX_READERS)
+        self._checkpointer = Checkpointer(self._path)
         self._closed = False  # this and all below: guard _turn
         self._failure: str | None = None
-        self._log_fd = -1
         self._revision = 0
-        self._groups_until_check = _GROUPS_PER_LOG_CHECK
+        self._clock = b""
+        self._clock_version: int | None = None  # None: to be read
+        self._commits_until_check = _COMMITS_PER_LOG_CHECK
         if create and not os.path.lexists(self._path):
             create_store(self._path, identity=secrets.randbits(63), disk=disk)
+        if accept_loss and os.path.lexists(self._path):
+            rebuild_if_damaged(self._path, disk=disk)
         check_header(self._path, disk)
         with ExitStack() as undo:
             self._open_files(reserve_bytes, undo)
@@ -161,24 +162,33 @@ class SqliteMetastore(MetastoreABC):
 
     def get(self, key: bytes) -> tuple[bytes, int] | None:
         """Return ``(value, version)``, or None. Errors: CorruptionError, StorageError."""
-        # The pool's fast paths, in place: two calls are a quarter of the cost of a get.
+        # Both ways stand here at length: the calls would cost more than the locks do. The turn is
+        # taken by ``with``, between whose acquiring and releasing no interrupt is lost.
+        if not (self._committing or self._turn.locked()):
+            with self._turn:
+                if self._failure is None and not self._closed:
+                    try:
+                        return self._answer(self._execute(_GET, (key,)).fetchone())
+                    except sqlite3.Error as error:
+                        raise database_error("get", self._path, error) from error
         readers = self._readers
         try:
             reader = readers.idle.pop()
         except IndexError:
             reader = readers.take("get")
         try:
-            row = reader.execute(_GET, (key,)).fetchone()
+            return self._answer(reader.execute(_GET, (key,)).fetchone())
         except sqlite3.Error as error:
             raise database_error("get", self._path, error) from error
         finally:
             readers.give_back(reader)
+
+    def _answer(self, row: tuple[bytes, int] | None) -> tuple[bytes, int] | None:
         if row is None:
             return None
         if row[0].__class__ is not bytes or row[1].__class__ is not int:
             self._raise_damage("get")
-        answer: tuple[bytes, int] = row
-        return answer
+        return row
 
     def get_many(self, keys: Sequence[bytes]) -> list[tuple[bytes, int] | None]:
         """Return one answer a key, in the order of ``keys``. Errors: as :meth:`get`."""
@@ -249,7 +259,7 @@ class SqliteMetastore(MetastoreABC):
         return connection.cursor()
 
     def _refuse_text(self, _data: bytes) -> NoReturn:
-        # Every column that a reader asks for is bytes or a number.
+        # Every column that is asked for is bytes or a number.
         self._raise_damage("read")
 
     def _raise_damage(self, operation: str) -> NoReturn:
@@ -270,14 +280,19 @@ class SqliteMetastore(MetastoreABC):
         Errors: ConflictError, NoSpaceError, StorageFailedError, CorruptionError, BusyError,
         InvalidArgumentError for keys or values that are not bytes, ClosedError.
         """
-        request = _Request(batch, conditions, durable, reclaim)
-        self._queue.append(request)
-        with self._turn:
-            while not request.revision and request.error is None:
-                self._serve_group_locked()
-        if request.error is not None:
-            raise request.error
-        return request.revision
+        self._committing.append(None)
+        try:
+            with self._turn:
+                try:
+                    return self._commit_locked(batch, conditions, durable, reclaim)
+                except NexusError:
+                    raise
+                except BaseException:
+                    # An interrupt (a signal, no memory): nobody knows what was committed.
+                    self._fail_locked("commit", "a commit was interrupted, it may be stored")
+                    raise
+        finally:
+            self._committing.pop()
 
     def check(self) -> list[str]:
         """Return what SQLite's own check finds, at most 20 lines. Errors: as :meth:`get`."""
@@ -313,98 +328,86 @@ class SqliteMetastore(MetastoreABC):
                 self._head.record_synced(self._revision)
             finally:
                 self._closed = True
+                self._checkpointer.reset()
                 self._readers.close()
                 self._release_files()
 
-    def _serve_group_locked(self) -> None:
-        """Take the requests that are queued and answer all of them."""
-        group: list[_Request] = []
-        while self._queue and len(group) < _MAX_GROUP:
-            group.append(self._queue.popleft())
+    def _commit_locked(
+        self, batch: Batch, conditions: Sequence[Condition], durable: bool, reclaim: bool
+    ) -> int:
+        self._become_ready_locked("commit")
+        if not (self._reserve.held or reclaim):
+            self._restore_reserve_locked()
         try:
-            self._become_ready_locked("commit")
-            self._commit_together_locked(self._admit_locked(group))
-        except NexusError as error:
-            _refuse(group, error)
-        finally:
-            self._abandon_unanswered_locked(group)
-        self._groups_until_check -= 1
-        if self._groups_until_check <= 0:
-            self._groups_until_check = _GROUPS_PER_LOG_CHECK
+            self._transact_locked(batch, conditions)
+        except NoSpaceError:
+            self._commit_on_full_disk_locked(batch, conditions, reclaim)
+        if durable:
+            self._sync_commit_locked()
+        self._revision += 1
+        self._head.record(self._revision)
+        if durable:
+            self._head.record_synced(self._revision)
+        revision = self._revision
+        self._commits_until_check -= 1
+        if self._commits_until_check <= 0:
+            self._commits_until_check = _COMMITS_PER_LOG_CHECK
             self._bound_log_locked()
+        return revision
 
-    def _admit_locked(self, group: list[_Request]) -> list[_Request]:
-        """Refuse what may not take space while the reserve is used up; return the rest."""
-        if self._reserve.held or all(request.reclaim for request in group):
-            return group
+    def _restore_reserve_locked(self) -> None:
+        """Refuse what may not take space while the reserve is used up."""
         try:
             if self._reserve.restore():
-                return group
+                return
         except OSError as error:
             raise storage_error("commit", self._path, error) from error
-        refused = [request for request in group if not request.reclaim]
-        _refuse(refused, NoSpaceError("commit", self._path, "the disk is full", hint=FULL_HINT))
-        return [request for request in group if request.reclaim]
+        raise NoSpaceError("commit", self._path, "the disk is full", hint=FULL_HINT)
 
-    def _commit_together_locked(self, group: list[_Request]) -> None:
+    def _transact_locked(self, batch: Batch, conditions: Sequence[Condition]) -> None:
+        """Commit as the next revision, or raise with nothing applied."""
+        revision = self._revision + 1
+        clock, clock_version = self._clock, None
         try:
-            self._transact_locked(group)
-        except StorageFailedError as error:
-            _refuse(group, error)
-        except NexusError as error:
-            if len(group) > 1:
-                for request in group:
-                    self._commit_together_locked([request])
-            elif isinstance(error, NoSpaceError):
-                self._commit_on_full_disk_locked(group[0], error)
+            self._execute("BEGIN IMMEDIATE")
+            for condition in conditions:
+                self._check_condition_locked(condition)
+            if batch.deletes:
+                self._executemany(_DELETE, [(key,) for key in batch.deletes])
+            self._put_locked([(key, revision, value) for key, value in batch.puts])
+            last = batch.puts[-1][0] if batch.puts else None
+            if last == clock:
+                clock_version = revision
             else:
-                _refuse(group, error)
-
-    def _transact_locked(self, group: list[_Request]) -> None:
-        """Apply the requests in one transaction and answer them, or raise and answer none."""
-        execute = self._execute
-        answers: list[tuple[int, NexusError | None]] = []
-        revision = self._revision
-        durable = False
-        try:
-            execute("BEGIN IMMEDIATE")
-            for request in group:
-                conflict = self._failed_condition(request.conditions)
-                if conflict is None:
-                    revision += 1
-                    self._apply(request.batch, revision)
-                    durable = durable or request.durable
-                    answers.append((revision, None))
-                else:
-                    answers.append((0, conflict))
-            if revision != self._revision:
-                execute(_SET_REVISION, (revision,))
-            execute("COMMIT")
+                self._execute(_SET_REVISION, (revision,))
+                if last is not None and any(last == condition.key for condition in conditions):
+                    self._execute(_SET_CLOCK, (last,))
+                    clock, clock_version = last, revision
+            self._execute("COMMIT")
+        except ConflictError:
+            self._roll_back_locked()
+            raise
         except _ARGUMENT_ERRORS as error:
             raise self._undo_locked(error) from error
-        if durable:
-            self._sync_log_locked("commit")
-        if revision != self._revision:
-            self._revision = revision
-            self._head.record(revision)
-            if durable:
-                self._head.record_synced(revision)
-        for request, (given, conflict) in zip(group, answers, strict=True):
-            request.revision = given
-            request.error = conflict
+        self._clock, self._clock_version = clock, clock_version
 
-    def _failed_condition(self, conditions: Sequence[Condition]) -> NexusError | None:
-        for condition in conditions:
-            row = self._execute(_VERSION, (condition[0],)).fetchone()
+    def _put_locked(self, rows: list[tuple[bytes, int, bytes]]) -> None:
+        start = 0
+        if len(rows) > _ROWS_AT_ONCE:
+            # One run of a statement goes from a key to the next without a descent from the root.
+            rows.sort(key=itemgetter(0))
+            for start in range(_ROWS_AT_ONCE, len(rows), _ROWS_AT_ONCE):
+                some = rows[start - _ROWS_AT_ONCE : start]
+                self._execute(_PUT_MANY, list(chain.from_iterable(some)))
+        self._executemany(_PUT, rows[start:])
+
+    def _check_condition_locked(self, condition: Condition) -> None:
+        found = self._clock_version if condition.key == self._clock else None
+        if found is None:
+            row = self._execute(_VERSION, (condition.key,)).fetchone()
             found = 0 if row is None else row[0]
-            if found != condition[1]:
-                return conflict_error(condition, found)
-        return None
-
-    def _apply(self, batch: Batch, revision: int) -> None:
-        if batch.deletes:
-            self._executemany(_DELETE, [(key,) for key in batch.deletes])
-        self._executemany(_PUT, [(key, revision, value) for key, value in batch.puts])
+        if found != condition.version:
+            raise conflict_error(condition, found)
 
     def _undo_locked(self, error: Exception) -> NexusError:
         """Roll the transaction back; return the error to answer, failing the store if it must."""
@@ -426,20 +429,23 @@ class SqliteMetastore(MetastoreABC):
             except sqlite3.Error as error:
                 raise self._fail_locked("commit", str(error)) from error
 
-    def _abandon_unanswered_locked(self, group: list[_Request]) -> None:
-        """After an interrupt (a signal, no memory) nobody knows what was committed."""
-        unanswered = [r for r in group if not r.revision and r.error is None]
-        if unanswered:
-            error = self._fail_locked("commit", "the commit was interrupted, it may be stored")
-            _refuse(unanswered, error)
-
     # Syncing, failing and recovering
 
     def _sync_log_locked(self, operation: str) -> None:
         try:
-            self._disk.fsync(self._log_fd)
+            self._log.sync()
         except OSError as error:
             raise self._fail_locked(operation, error.strerror or str(error)) from error
+
+    def _sync_commit_locked(self) -> None:
+        """Sync the log, and keep room in it for the durable commits to come."""
+        try:
+            limit = self._log_limit_frames * FRAME_BYTES
+            if self._log.outgrows_filling() and not self._reserve.is_scarce(4 * limit):
+                self._log.fill_ahead(limit)
+        except OSError as error:
+            raise self._fail_locked("commit", error.strerror or str(error)) from error
+        self._sync_log_locked("commit")
 
     def _fail_locked(self, operation: str, reason: str) -> StorageFailedError:
         self._failure = reason
@@ -450,6 +456,9 @@ class SqliteMetastore(MetastoreABC):
     def _become_ready_locked(self, operation: str) -> None:
         if self._closed:
             raise ClosedError(operation, self._path, "the metastore is closed")
+        error = self._checkpointer.error
+        if error is not None and not self._is_full(error):
+            self._fail_locked("checkpoint", str(error))
         if self._failure is not None:
             self._recover_locked(operation)
 
@@ -460,10 +469,14 @@ class SqliteMetastore(MetastoreABC):
         to have written back: a failed sync may have dropped any of it.
         """
         try:
+            self._checkpointer.reset()
             with self._readers.paused():
                 self._close_connection()
                 self._open_connection()
-            stored = self._stored_revision_locked()
+            stored = self._read_revision_locked()
+            if stored < self._revision:
+                lost = _lost(self._revision - stored)
+                raise CorruptionError(operation, self._path, lost, hint=FSCK_HINT)
             self._prove_writable_locked(stored)
         except NexusError:
             raise  # an OSError too, and already says what is wrong
@@ -478,13 +491,11 @@ class SqliteMetastore(MetastoreABC):
         self._head.record(self._revision)
         self._head.record_synced(self._revision)
 
-    def _stored_revision_locked(self) -> int:
+    def _read_revision_locked(self) -> int:
         """Return the revision in the file, which may be past the last acknowledged one."""
-        stored = read_number(self._writer, self._path, "revision")
-        if stored < self._revision:
-            lost = self._revision - stored
-            raise CorruptionError("commit", self._path, _lost(lost), hint=FSCK_HINT)
-        return stored
+        revision, self._clock = read_revision(self._writer, self._path)
+        self._clock_version = None
+        return revision
 
     def _prove_writable_locked(self, revision: int) -> None:
         self._execute("PRAGMA synchronous=FULL")
@@ -493,29 +504,23 @@ class SqliteMetastore(MetastoreABC):
         self._execute(_SET_REVISION, (revision,))
         self._execute("COMMIT")
         self._execute("PRAGMA synchronous=NORMAL")
-        self._disk.fsync(self._log_fd)
+        self._log.sync()
         self._disk.fsync_directory(os.path.dirname(self._path))
 
     # Space
 
-    def _commit_on_full_disk_locked(self, request: _Request, full: NexusError) -> None:
+    def _commit_on_full_disk_locked(
+        self, batch: Batch, conditions: Sequence[Condition], reclaim: bool
+    ) -> None:
         """Try again with the log's own space, then, to reclaim, with the reserve."""
-        may_release = request.reclaim
-        while True:
-            try:
-                self._restart_log_locked()
-                self._transact_locked([request])
-            except NoSpaceError as error:
-                full = error
-            except NexusError as error:
-                full = error
-                break
-            else:
-                return
-            if not (may_release and self._release_reserve()):
-                break
-            may_release = False
-        _refuse([request], full)
+        self._restart_log_locked()
+        try:
+            self._transact_locked(batch, conditions)
+        except NoSpaceError:
+            if not (reclaim and self._release_reserve()):
+                raise
+            self._restart_log_locked()
+            self._transact_locked(batch, conditions)
 
     def _release_reserve(self) -> bool:
         try:
@@ -530,17 +535,12 @@ class SqliteMetastore(MetastoreABC):
         """
         try:
             limit_frames = self._log_limit_frames
-            if self._reserve.is_scarce(4 * limit_frames * _LOG_FRAME_BYTES):
+            if self._reserve.is_scarce(4 * limit_frames * FRAME_BYTES):
                 # Writing the log back may take as much space again: keep that below the reserve.
-                limit_frames = max(1, self._reserve.size_bytes // (4 * _LOG_FRAME_BYTES))
-                self._groups_until_check = 1
-            if not self._log_reaches_locked(limit_frames):
-                return
-            self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            # The next commit starts the log anew unless a reader is in it just then. Under
-            # steady reading that can go on for long; then readers wait for a moment.
-            if self._log_reaches_locked(4 * limit_frames):
-                self._restart_log_locked()
+                limit_frames = max(1, self._reserve.size_bytes // (4 * FRAME_BYTES))
+                self._commits_until_check = 1
+            if self._log.holds_frames(limit_frames):
+                self._write_back_locked(limit_frames)
         except sqlite3.Error as error:
             # On a full disk the log goes on in the room it has; commits will tell.
             if not self._is_full(error):
@@ -548,8 +548,28 @@ class SqliteMetastore(MetastoreABC):
         except OSError as error:
             self._fail_locked("checkpoint", error.strerror or str(error))
 
+    def _write_back_locked(self, limit_frames: int) -> None:
+        """Have the bulk written back beside the commits, then write back the rest.
+
+        The next commit starts the log anew unless a reader is in it just then. Under steady
+        reading that can go on for long; then readers wait for a moment.
+        """
+        checkpointer = self._checkpointer
+        if self._log.holds_frames(4 * limit_frames):
+            self._restart_log_locked()
+        elif checkpointer.running:
+            return
+        elif checkpointer.idle or self._log.holds_frames(
+            checkpointer.written_frames + max(1, limit_frames // 8)
+        ):
+            checkpointer.begin()
+        else:
+            checkpointer.reset()
+            self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def _restart_log_locked(self) -> None:
         """Write the log back and have the next commit start it anew, unless the disk is full."""
+        self._checkpointer.reset()
         try:
             self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             with self._readers.paused():
@@ -557,16 +577,6 @@ class SqliteMetastore(MetastoreABC):
         except sqlite3.Error as error:
             if not self._is_full(error):
                 raise self._fail_locked("checkpoint", str(error)) from error
-
-    def _log_reaches_locked(self, frames: int) -> bool:
-        """Return whether the log holds that many pages.
-
-        Its file is overwritten from the start, so the size says nothing; a frame is of the
-        present log when it carries the salt of the log's header.
-        """
-        at = _LOG_HEADER_BYTES + (frames - 1) * _LOG_FRAME_BYTES
-        salt = self._disk.pread(self._log_fd, 8, at + 8)
-        return len(salt) == 8 and salt == self._disk.pread(self._log_fd, 8, 16)
 
     def _is_full(self, error: sqlite3.Error) -> bool:
         return isinstance(database_error("commit", self._path, error), NoSpaceError)
@@ -586,8 +596,7 @@ class SqliteMetastore(MetastoreABC):
                     raise
                 self._open_connection()
             undo.callback(self._close_connection)
-            check_schema(self._writer, self._path)
-            self._revision = read_number(self._writer, self._path, "revision")
+            self._revision = self._read_revision_locked()
             identity = read_number(self._writer, self._path, "identity")
             self._head = HeadFile(self._path + ".head", identity=identity, disk=self._disk)
             undo.callback(self._head.close)
@@ -604,11 +613,14 @@ class SqliteMetastore(MetastoreABC):
         self._writer = connect(self._path)
         try:
             # The first look at the file replays the log, or makes it.
-            self._writer.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            self._log_fd = self._disk.open(self._path + "-wal", os.O_RDWR)
+            check_schema(self._writer, self._path)
+            self._writer.execute(f"PRAGMA cache_size=-{_WRITER_CACHE_KIB}")
+            self._writer.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}").fetchall()
+            self._log = LogFile(self._disk.open(self._path + "-wal", os.O_RDWR), disk=self._disk)
         except (sqlite3.Error, OSError):
             self._writer.close()
             raise
+        self._writer.text_factory = self._refuse_text
         cursor = self._writer.cursor()
         self._execute = cursor.execute
         self._executemany = cursor.executemany
@@ -630,25 +642,22 @@ class SqliteMetastore(MetastoreABC):
 
     def _close_connection(self) -> None:
         """Close the writer and the log; the last connection writes the log back and removes it."""
-        if self._log_fd >= 0:
-            fd, self._log_fd = self._log_fd, -1
-            self._disk.close(fd)
-        self._writer.close()
+        try:
+            self._log.close()
+        finally:
+            self._writer.close()
 
     def _release_files(self) -> None:
-        self._close_connection()
-        self._head.close()
-
-
-def _refuse(requests: list[_Request], error: NexusError) -> None:
-    for request in requests:
-        if not request.revision and request.error is None:
-            # An instance each: they are raised in different threads.
-            request.error = copy.copy(error)
+        try:
+            self._close_connection()
+        except OSError as error:
+            raise storage_error("close", self._path, error) from error
+        finally:
+            self._head.close()
 
 
 def _ascends(keys: list[bytes]) -> bool:
-    return all(map(operator.lt, keys, islice(keys, 1, None)))
+    return all(map(lt, keys, islice(keys, 1, None)))
 
 
 def _lost(count: int) -> str:

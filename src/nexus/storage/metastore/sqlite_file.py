@@ -33,13 +33,13 @@ from nexus.lib.disk import Disk, storage_error
 APPLICATION_ID = 0x4E58_4D53  # "NXMS"
 PAGE_BYTES = 4096
 
-FSCK_HINT = "run `nexus fsck`"
+FSCK_HINT = "run `nexus fsck --repair`: it builds the file anew from every record it can read"
 FULL_HINT = "delete something, or run `nexus gc`"
 
 _TABLES = {
     "kv": "CREATE TABLE kv(k BLOB PRIMARY KEY, ver INTEGER NOT NULL, v BLOB NOT NULL)"
     " WITHOUT ROWID",
-    "meta": "CREATE TABLE meta(k TEXT PRIMARY KEY, v INTEGER) WITHOUT ROWID",
+    "meta": "CREATE TABLE meta(k TEXT PRIMARY KEY, v) WITHOUT ROWID",
 }
 _SETTINGS = (
     "synchronous=NORMAL",  # SQLite syncs at checkpoints; durable commits sync the log themselves
@@ -125,17 +125,38 @@ def connect(path: str, *, query_only: bool = False) -> sqlite3.Connection:
 
 def check_schema(connection: sqlite3.Connection, path: str) -> None:
     """Check that the tables are those of a store. Errors: CorruptionError; sqlite3.Error."""
-    tables = dict(connection.execute("SELECT name, sql FROM sqlite_schema"))
-    if tables != _TABLES:
+    # As bytes: damaged text would be an error of the library, before anybody could compare it.
+    query = "SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema"
+    tables = dict(connection.execute(query))
+    if tables != {name.encode(): sql.encode() for name, sql in _TABLES.items()}:
         raise CorruptionError("open", path, "the tables are not a metastore's", hint=FSCK_HINT)
 
 
 def read_number(connection: sqlite3.Connection, path: str, name: str) -> int:
     """Return a number of the ``meta`` table. Errors: CorruptionError; sqlite3.Error."""
-    row = connection.execute("SELECT v FROM meta WHERE k = ?", (name,)).fetchone()
-    if row is None or type(row[0]) is not int or row[0] < 0:
+    query = "SELECT v FROM meta WHERE k = ? AND typeof(v) = 'integer' AND v >= 0"
+    row: tuple[int] | None = connection.execute(query, (name,)).fetchone()
+    if row is None:
         raise CorruptionError("open", path, f"the {name} is damaged", hint=FSCK_HINT)
     return row[0]
+
+
+def read_revision(connection: sqlite3.Connection, path: str) -> tuple[int, bytes]:
+    """Return the revision of the store, and its clock: the key whose version it may be.
+
+    Errors: CorruptionError; sqlite3.Error.
+    """
+    row = connection.execute("SELECT v FROM meta WHERE k = 'clock'").fetchone()
+    if row is None or type(row[0]) is not bytes:
+        raise CorruptionError("open", path, "the clock is damaged", hint=FSCK_HINT)
+    clock: bytes = row[0]
+    written = read_number(connection, path, "revision")
+    ticked = connection.execute("SELECT ver FROM kv WHERE k = ?", (clock,)).fetchone()
+    if ticked is None:
+        return written, clock
+    if type(ticked[0]) is not int:
+        raise CorruptionError("open", path, "the clock is damaged", hint=FSCK_HINT)
+    return max(written, ticked[0]), clock
 
 
 def database_error(operation: str, path: str, error: sqlite3.Error) -> NexusError:
@@ -177,8 +198,8 @@ def _fill(path: str, identity: int) -> None:
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         for statement in _TABLES.values():
             connection.execute(statement)
-        numbers = [("revision", 0), ("identity", identity)]
-        connection.executemany("INSERT INTO meta VALUES(?, ?)", numbers)
+        facts = [("revision", 0), ("identity", identity), ("clock", b"")]
+        connection.executemany("INSERT INTO meta VALUES(?, ?)", facts)
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 

@@ -99,7 +99,7 @@ class ObjectIndex:
             raise IndexLostError("there is no index") from error
         try:
             self._read_header()
-            self._page_count = os.fstat(self._fd).st_size // PAGE_BYTES
+            self._page_count = disk.size(self._fd) // PAGE_BYTES
             pages = self._load_map() if self.end else None
             self._map = _map_of(pages or self._map_from_pages())
         except BaseException:
@@ -242,7 +242,7 @@ class ObjectIndex:
             # A page of the file that is not in the directory would count after a restart, without
             # what came into its range until then.
             self._keep(number, page)
-            os.ftruncate(self._fd, moved * PAGE_BYTES)
+            self._disk.truncate(self._fd, moved * PAGE_BYTES)
             raise
         self._page_count = moved + 1
         self._map = self._map_after_split(prefix, depth, moved)
@@ -337,7 +337,7 @@ class ObjectIndex:
         except FileNotFoundError:
             return None
         try:
-            stored = self._disk.pread(fd, os.fstat(fd).st_size, 0)
+            stored = self._disk.pread(fd, self._disk.size(fd), 0)
         finally:
             self._disk.close(fd)
         if stored[:8] != self._map_checksum(stored[8:]):

@@ -112,7 +112,7 @@ class SegmentFile:
 
     def size(self) -> int:
         """Return the length of the file in bytes."""
-        return os.fstat(self.fd).st_size
+        return self._disk.size(self.fd)
 
     def content(self) -> bytes:
         """Return the whole segment."""

@@ -1,0 +1,119 @@
+"""SealedStore groups commits, and keeps its head where a driver can count by it."""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from nexus.contracts.errors import NexusError, NoSpaceError, StorageFailedError
+from nexus.contracts.metastore import Batch, Condition
+from nexus.core.sealed_store import Mutation, SealedStore
+from nexus.storage.metastore.memory import MemoryMetastore
+
+
+class GatedStore(MemoryMetastore):
+    """Records its commits; the first waits for the test; ``refuse`` names errors to raise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.commits: list[tuple[Batch, Sequence[Condition], bool]] = []
+        self.started = threading.Event()
+        self.go_on = threading.Event()
+        self.refuse: Callable[[Batch], NexusError | None] = lambda batch: None
+
+    def commit(
+        self,
+        batch: Batch,
+        conditions: Sequence[Condition] = (),
+        *,
+        durable: bool = False,
+        reclaim: bool = False,
+    ) -> int:
+        self.commits.append((batch, conditions, durable))
+        self.started.set()
+        self.go_on.wait()
+        error = self.refuse(batch)
+        if error is not None:
+            raise error
+        return super().commit(batch, conditions, durable=durable, reclaim=reclaim)
+
+
+def put(key: bytes) -> Mutation:
+    mutation = Mutation()
+    mutation.put(key, b"value of " + key, None)
+    return mutation
+
+
+def commit_while_one_is_under_way(
+    driver: GatedStore, store: SealedStore, keys: Sequence[bytes], durable: Sequence[bytes] = ()
+) -> dict[bytes, object]:
+    """Commit the first key, and the others while it is under way; return revisions or errors."""
+    answers: dict[bytes, object] = {}
+
+    def commit(key: bytes) -> None:
+        try:
+            answers[key] = store.commit(put(key), durable=key in durable)[0]
+        except NexusError as error:
+            answers[key] = type(error)
+
+    threads = [threading.Thread(target=commit, args=(key,)) for key in keys]
+    threads[0].start()
+    driver.started.wait()
+    for number, thread in enumerate(threads[1:]):
+        thread.start()
+        while len(store._queue) <= number:
+            os.sched_yield()
+    driver.go_on.set()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def test_commits_that_wait_share_one_batch_and_its_sync():
+    driver = GatedStore()
+    store = SealedStore(driver)
+    keys = [b"a", b"b", b"c", b"d"]
+    answers = commit_while_one_is_under_way(driver, store, keys, durable=[b"c"])
+    assert answers == {b"a": 1, b"b": 2, b"c": 3, b"d": 4}
+    assert [durable for _, _, durable in driver.commits] == [False, True]
+    assert store.head().records == 4
+
+
+@pytest.mark.parametrize("error", [NoSpaceError, NexusError])
+def test_a_group_refused_for_one_commits_sake_is_repeated_one_by_one(error: type[NexusError]):
+    driver = GatedStore()
+    store = SealedStore(driver)
+    driver.refuse = lambda batch: (
+        error("commit", None, "this one not") if any(key == b"c" for key, _ in batch.puts) else None
+    )
+    answers = commit_while_one_is_under_way(driver, store, [b"a", b"b", b"c", b"d"])
+    assert answers == {b"a": 1, b"b": 2, b"c": error, b"d": 3}
+    assert store.get(b"c") is None
+    assert store.head().records == 3
+
+
+def test_after_a_failed_sync_the_whole_group_is_refused_and_not_repeated():
+    driver = GatedStore()
+    store = SealedStore(driver)
+    driver.refuse = lambda batch: (
+        StorageFailedError("commit", None, "the disk failed") if len(driver.commits) == 2 else None
+    )
+    answers = commit_while_one_is_under_way(driver, store, [b"a", b"b", b"c"])
+    assert answers == {b"a": 1, b"b": StorageFailedError, b"c": StorageFailedError}
+    assert len(driver.commits) == 2
+
+
+def test_the_head_is_the_last_put_of_each_commit_and_its_only_condition():
+    driver = GatedStore()
+    driver.go_on.set()
+    store = SealedStore(driver)
+    for key in (b"A", b"Z"):
+        store.commit(put(key), durable=False)
+    heads = {batch.puts[-1][0] for batch, _, _ in driver.commits}
+    assert len(heads) == 1
+    conditions = [conditions for _, conditions, _ in driver.commits]
+    assert [[tuple(condition) for condition in some] for some in conditions] == [
+        [(*heads, 0)],
+        [(*heads, 1)],
+    ]
