@@ -371,6 +371,8 @@ def test_awaited_calls_hold_no_thread(nx: NexusFilesystem, kind: int):
     nx.write("/d/f", b"file")
     with pytest.raises(NotSupportedError, match="nothing to wait for"):
         asyncio.run(nx._read_async("/d/f", 0, 0, None))
+    with pytest.raises(PathNotFoundError):
+        asyncio.run(nx._write_async("/d/missing", b"x", 0, None))
 
 
 def test_a_view_with_another_identity_reads_and_writes(nx: NexusFilesystem):

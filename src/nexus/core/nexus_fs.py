@@ -179,7 +179,7 @@ class NexusFS(NexusFilesystem):
             check_version("read", path, version)
         zone_id = self._identity(context).zone_id
         volume, relative = self._route("read", path, zone_id)
-        channel = self._channel("read", path, zone_id)
+        channel = self._channel("read", path, zone_id, volume, relative)
         if channel is not None:
             check_message_read(path, count, version)
             return channel.read(path, offset, wait_limit("read", path, timeout))
@@ -213,7 +213,8 @@ class NexusFS(NexusFilesystem):
         if offset + len(data) > MAX_WRITE_END:
             raise InvalidArgumentError("write", path, f"the end is past {MAX_WRITE_END} bytes")
         actor = self._actor(context)
-        channel = self._channel("write", path, actor.context.zone_id)
+        zone_id = actor.context.zone_id
+        channel = self._channel("write", path, zone_id, *self._route("write", path, zone_id))
         if channel is not None:
             check_message_write(path, offset, precondition)
             return channel.write(path, bytes(data), wait_limit("write", path, timeout))
@@ -224,12 +225,13 @@ class NexusFS(NexusFilesystem):
             answer["revision"] = txn.commit(durable=self._durable)
         return answer
 
-    def _channel(self, operation: str, path: str, zone_id: str) -> Channel | None:
-        """Return the pipe or stream at a path, opened where need be; None where none is.
+    def _channel(
+        self, operation: str, path: str, zone_id: str, volume: Volume, relative: str
+    ) -> Channel | None:
+        """Return the pipe or stream at a routed path, opened where need be; None where none is.
 
         Only opening takes a lock, so that nothing is opened that a call is removing.
         """
-        volume, relative = self._route(operation, path, zone_id)
         record = volume.channel_record(relative)
         if record is None:
             return None
@@ -241,6 +243,18 @@ class NexusFS(NexusFilesystem):
             record = volume.channel_record(relative)
             return None if record is None else volume.channels.open(path, record)
 
+    def _channel_to_wait_for(
+        self, operation: str, path: str, context: OperationContext | None
+    ) -> Channel:
+        zone_id = self._identity(context).zone_id
+        volume, relative = self._route(operation, path, zone_id)
+        channel = self._channel(operation, path, zone_id, volume, relative)
+        if channel is None:
+            if volume.stat(relative) is None:
+                raise missing(operation, path)
+            raise no_channel(operation, path)
+        return channel
+
     async def _read_async(
         self,
         path: str,
@@ -250,9 +264,7 @@ class NexusFS(NexusFilesystem):
     ) -> bytes:
         path = normalize("read", path)
         check_range("read", path, None, offset)
-        channel = self._channel("read", path, self._identity(context).zone_id)
-        if channel is None:
-            raise no_channel("read", path)
+        channel = self._channel_to_wait_for("read", path, context)
         return await channel.read_async(path, offset, wait_limit("read", path, timeout))
 
     async def _write_async(
@@ -260,9 +272,7 @@ class NexusFS(NexusFilesystem):
     ) -> Stat:
         path = normalize("write", path)
         message = bytes(view("write", path, buf))
-        channel = self._channel("write", path, self._identity(context).zone_id)
-        if channel is None:
-            raise no_channel("write", path)
+        channel = self._channel_to_wait_for("write", path, context)
         return await channel.write_async(path, message, wait_limit("write", path, timeout))
 
     def _write_many(
@@ -385,7 +395,7 @@ class NexusFS(NexusFilesystem):
             return None  # a zone in which nothing is mounted
         stat = volume.stat(relative)
         if stat is not None and stat["entry_type"] in CHANNEL_TYPES:
-            channel = self._channel("stat", path, zone_id)
+            channel = self._channel("stat", path, zone_id, volume, relative)
             if channel is not None:
                 stat |= channel.describe()
         if include_lock and stat is not None:
