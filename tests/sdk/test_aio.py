@@ -1,4 +1,4 @@
-"""The asyncio view: the same locks and watches, awaited."""
+"""The asyncio view: the same locks, watches, pipes and streams, awaited."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from nexus.contracts.errors import ConflictError, LockTimeoutError
+from nexus.contracts.errors import ConflictError, LockTimeoutError, NotSupportedError
 from nexus.contracts.filesystem import NexusFilesystem
-from nexus.sdk import OperationContext, connect
+from nexus.sdk import DT_PIPE, DT_STREAM, OperationContext, connect
 from nexus.sdk.aio import AsyncView
 
 PATIENT_S = 60.0
@@ -122,3 +122,51 @@ def test_thousands_of_idle_watches_and_lock_waits_hold_no_thread(nx: NexusFilesy
         await asyncio.wait(waits)
 
     asyncio.run(scenario())
+
+
+def test_thousands_of_tasks_wait_for_messages_without_a_thread(nx: NexusFilesystem):
+    view = AsyncView(nx)
+    nx.sys_setattr("/p", entry_type=DT_PIPE)
+
+    async def scenario() -> list[bytes]:
+        before = threading.active_count()
+        readers = [asyncio.ensure_future(view.sys_read("/p")) for _ in range(MANY)]
+        await asyncio.wait(readers, timeout=0)
+        assert threading.active_count() == before
+        for number in range(MANY):
+            await view.sys_write("/p", b"%d" % number)
+        return await asyncio.gather(*readers)
+
+    assert asyncio.run(scenario()) == [b"%d" % number for number in range(MANY)]
+
+
+def test_the_tail_of_a_stream_goes_on_as_messages_come(nx: NexusFilesystem):
+    view = AsyncView(nx)
+    nx.sys_setattr("/s", entry_type=DT_STREAM)
+    nx.sys_write("/s", b"before")
+
+    async def scenario() -> list[bytes]:
+        found: list[bytes] = []
+        async for message in view.tail("/s", timeout=PATIENT_S):
+            found.append(message)
+            if message == b"last":
+                break
+            await view.sys_write("/s", b"next" if len(found) == 1 else b"last")
+        return found
+
+    assert asyncio.run(scenario()) == [b"before", b"next", b"last"]
+
+
+def test_a_tail_ends_when_nothing_comes_and_takes_nothing_from_a_pipe(nx: NexusFilesystem):
+    view = AsyncView(nx)
+    nx.sys_setattr("/s", entry_type=DT_STREAM)
+    nx.sys_setattr("/p", entry_type=DT_PIPE)
+    nx.sys_write("/p", b"for another")
+
+    async def collected(path: str) -> list[bytes]:
+        return [message async for message in view.tail(path, timeout=0.001)]
+
+    assert asyncio.run(collected("/s")) == []
+    with pytest.raises(NotSupportedError, match="is a pipe"):
+        asyncio.run(collected("/p"))
+    assert nx.sys_read("/p", timeout=0) == b"for another"

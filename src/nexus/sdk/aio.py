@@ -1,4 +1,4 @@
-"""An asyncio view of what can wait: advisory locks and watches. Layer: sdk.
+"""An asyncio view of what can wait: advisory locks, watches, pipes and streams. Layer: sdk.
 
 It holds no state but the filesystem. A waiting task holds no thread, so thousands can wait idle;
 what commits runs in the loop's executor. Calls that do not wait have no view here: call them
@@ -12,12 +12,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from nexus.contracts.context import OperationContext
-from nexus.contracts.errors import ConflictError, LockTimeoutError
+from nexus.contracts.errors import (
+    ConflictError,
+    EndOfStreamError,
+    LockTimeoutError,
+    NotSupportedError,
+    WaitTimeoutError,
+)
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.filesystem import NexusFilesystem
 from nexus.contracts.filesystem.convenience import LOCK_TIMEOUT_S
 from nexus.contracts.filesystem.syscalls import WATCH_TIMEOUT_S
 from nexus.contracts.lock_manager import DEFAULT_TTL_S, EXCLUSIVE, LockId
+from nexus.contracts.metadata import DT_STREAM, Buffer, Stat, StreamMessage
 
 
 class AsyncView:
@@ -73,6 +80,57 @@ class AsyncView:
             raise ConflictError(
                 "unlock", path, "the lock ended before the block did", hint="take a longer ttl"
             )
+
+    async def sys_read(
+        self,
+        path: str,
+        offset: int = 0,
+        *,
+        timeout: float | None = None,
+        context: OperationContext | None = None,
+    ) -> bytes:
+        """Take the first message of a pipe, or return that of a stream at an offset.
+
+        Errors: as :meth:`nexus.contracts.filesystem.NexusFilesystem.sys_read`; NotSupportedError
+        for a file, which has nothing to wait for.
+        """
+        return await self._nx._read_async(path, offset, timeout, context)
+
+    async def sys_write(
+        self,
+        path: str,
+        buf: Buffer,
+        *,
+        timeout: float | None = None,
+        context: OperationContext | None = None,
+    ) -> Stat:
+        """Add a message to a pipe or a stream. Errors: as :meth:`sys_read`."""
+        return await self._nx._write_async(path, buf, timeout, context)
+
+    async def tail(
+        self,
+        path: str,
+        offset: int = 0,
+        *,
+        timeout: float | None = None,
+        context: OperationContext | None = None,
+    ) -> AsyncIterator[StreamMessage]:
+        """Yield the messages of a stream from an offset on, each as it comes.
+
+        Ends when the stream has ended, or ``timeout`` seconds went by without a message. Errors:
+        as :meth:`sys_read`.
+        """
+        stat = await asyncio.to_thread(self._nx.sys_stat, path, context=context)
+        if stat is not None and stat["entry_type"] != DT_STREAM:
+            raise NotSupportedError("tail", path, f"is a {stat['type']}, not a stream")
+        while True:
+            try:
+                message = await self.sys_read(path, offset, timeout=timeout, context=context)
+            except (EndOfStreamError, WaitTimeoutError):
+                return
+            assert isinstance(message, StreamMessage)
+            yield message
+            offset = message.next_offset
 
     async def sys_watch(
         self,
