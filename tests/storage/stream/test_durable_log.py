@@ -248,6 +248,24 @@ def test_5_a_full_segment_is_synced(log: DurableLog, disk: FaultyDisk):
     assert disk.calls["fsync"] >= 2
 
 
+def test_a_barrier_syncs_what_was_appended_and_the_names_of_new_files_once(
+    log: DurableLog, disk: FaultyDisk
+):
+    log.append(PATH, b"first")
+    log.sync()
+    assert (disk.calls["fsync_directory"], disk.calls["fdatasync"]) == (2, 0)
+    log.sync()
+    assert disk.calls["fsync_directory"] == 2
+    log.append(PATH, b"second")
+    with disk.failing("fsync"), pytest.raises(StorageError):
+        log.sync()
+    with disk.failing("fsync"), pytest.raises(StorageFailedError):
+        log.sync()
+    log.sync()
+    assert disk.calls["fsync_directory"] == 3
+    assert list(kept(log).values()) == [b"first", b"second"]
+
+
 def test_the_file_of_another_stream_has_no_records_here(folder: str, log: DurableLog):
     log.append(PATH, b"mine")
     other = DurableLog(folder, "other", CAPACITY, disk=Disk(), strict=False)

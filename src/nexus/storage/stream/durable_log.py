@@ -86,8 +86,10 @@ class DurableLog(StreamBackend):
         self._disk = disk
         self._strict = strict
         self._writing = threading.Lock()
-        self._fd = -1  # this and the next guarded by _writing
+        self._fd = -1  # this and the next three guarded by _writing
         self._failed = False
+        self._is_synced = False
+        self._is_new = False
         self._mutex = threading.Lock()
         self._segments: list[_Segment] = []  # this and all below guarded by _mutex
         self._used_bytes = 0
@@ -105,8 +107,9 @@ class DurableLog(StreamBackend):
     def _load(self) -> None:
         if not os.path.isdir(self._folder):
             self._disk.mkdir(self._folder, 0o700)
+            self._is_new = True
             if self._strict:
-                self._disk.fsync_directory(os.path.dirname(self._folder))
+                self._sync_parent()
         for first in sorted(_first_of(name) for name in os.listdir(self._folder)):
             segment = _Segment(self._folder, first)
             if self._segments:
@@ -150,7 +153,7 @@ class DurableLog(StreamBackend):
         with self._writing:
             self._check_open("write", path)
             if self._failed:
-                self._recover(path)
+                self._recover("write", path)
             try:
                 self._make_room(cost)
                 segment = self._segments[-1]
@@ -162,6 +165,7 @@ class DurableLog(StreamBackend):
             except OSError as error:
                 self._failed = True
                 raise storage_error("write", path, error) from error
+            self._is_synced = self._strict
             with self._mutex:
                 segment.positions.append(segment.size)
                 segment.size += cost
@@ -201,9 +205,16 @@ class DurableLog(StreamBackend):
     def sync(self) -> None:
         with self._writing:
             self._check_open("sync", None)
+            if self._failed:
+                self._recover("sync", None)
+            elif self._is_synced:
+                return
             try:
                 self._disk.fsync(self._fd)
                 self._disk.fsync_directory(self._folder)
+                if self._is_new:
+                    self._sync_parent()
+                self._is_synced = True
             except OSError as error:
                 self._failed = True
                 raise storage_error("sync", None, error) from error
@@ -216,6 +227,10 @@ class DurableLog(StreamBackend):
                     self._disk.close(self._fd)
 
     # -- helpers ------------------------------------------------------------------------------
+
+    def _sync_parent(self) -> None:
+        self._disk.fsync_directory(os.path.dirname(self._folder))
+        self._is_new = False
 
     def _check_open(self, operation: str, path: str | None) -> None:
         if self._closed:
@@ -296,15 +311,16 @@ class DurableLog(StreamBackend):
                 del self._segments[-1]
             self._segments.append(segment)
 
-    def _recover(self, path: str) -> None:
-        """Cut off what a failed write left, and go on in a new file."""
+    def _recover(self, operation: str, path: str | None) -> None:
+        """Cut off what a failed write left, sync the rest, and go on in a new file."""
         last = self._segments[-1]
         try:
             self._disk.truncate(self._fd, last.size)
+            self._disk.fsync(self._fd)
             self._start_segment(last.end)
         except OSError as error:
             reason = f"an earlier write failed and the log has not recovered: {error.strerror}"
-            raise StorageFailedError("write", path, reason) from error
+            raise StorageFailedError(operation, path, reason) from error
         self._failed = False
 
 
@@ -331,7 +347,9 @@ class DurableStreams(StreamStore):
 
     def open(self, stream_id: str, capacity_bytes: int, *, strict: bool = False) -> StreamBackend:
         try:
-            os.makedirs(self._root, mode=0o700, exist_ok=True)
+            if not os.path.isdir(self._root):
+                os.makedirs(self._root, mode=0o700, exist_ok=True)
+                self._disk.fsync_directory(os.path.dirname(self._root))
         except OSError as error:
             raise storage_error("open", None, error) from error
         return DurableLog(
