@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from nexus.contracts.errors import ConflictError
 from nexus.contracts.filesystem import Precondition, WriteRequest
 from nexus.core.nexus_fs import NexusFS
+from nexus.core.sealed_store import SCAN_PAGE
 from nexus.factory.boot import Settings, boot
 
 
@@ -72,3 +75,25 @@ def test_copy_and_setattr_answer_before_anyone_else_can_change_the_path(nx: Nexu
     assert [
         locks.get(path) for locks, path in zip(held, ("/root/g", "/root/f", "/root/d"), strict=True)
     ] == ["write"] * 3
+
+
+def test_a_listing_of_several_scans_shows_a_rename_whole(
+    nx: NexusFS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"/d/{number:04d}" for number in range(SCAN_PAGE + 100)]
+    nx.write_batch([(name, b"") for name in names])
+    scan = nx.store.scan
+    mover = threading.Thread(target=lambda: nx.sys_rename("/d/0000", "/d/9999"))
+
+    def scan_with_a_rename_between(prefix: bytes, after: bytes = b"", limit: int = 0) -> list[Any]:
+        if after and not mover.ident:
+            mover.start()
+            while mover.is_alive() and not nx.locks._waiters:
+                pass
+        return scan(prefix, after, limit or SCAN_PAGE)
+
+    monkeypatch.setattr(nx.store, "scan", scan_with_a_rename_between)
+    listed = [stat["path"] for stat in nx.list("/d", details=True)]
+    mover.join()
+    assert listed in (names, [*names[1:], "/d/9999"])
+    assert nx.list("/d") == [*names[1:], "/d/9999"]

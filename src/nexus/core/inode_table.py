@@ -22,7 +22,7 @@ Lock order: the VFS lock of the paths concerned, SealedStore's turn, ``_cache_lo
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -153,6 +153,17 @@ class InodeTable:
         inode = None if record is None else Inode(decode_metadata(record), record)
         self._remember(path, inode, epoch)
         return inode
+
+    def load(self, paths: Iterable[str]) -> None:
+        """Read several records at once, so that :meth:`get` finds them in memory."""
+        if not self.store.cacheable:
+            return
+        epoch = self._epoch
+        wanted = [path for path in paths if path not in self._cache]
+        records = self.store.get_many([self.key(path) for path in wanted])
+        for path, record in zip(wanted, records, strict=True):
+            inode = None if record is None else Inode(decode_metadata(record), record)
+            self._remember(path, inode, epoch)
 
     def key(self, path: str) -> bytes:
         """Return the key of a path's current record."""

@@ -13,7 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from msgspec.structs import replace
@@ -212,14 +212,33 @@ class InodeVolume(TreeVolume):
         # Content depends on nothing that the lock protects, so it is stored and settled before:
         # readers and writers of the path wait for the commit alone. The early check only saves
         # storing what is bound to be refused; the one that counts runs under the lock.
+        self._check_early(operation, relative, request)
+        if request.append:
+            return None
+        return self._content.write_content(request.buf)
+
+    def prepare_many(
+        self, operation: str, writes: Sequence[tuple[str, WriteRequest]]
+    ) -> list[Content | None]:
+        buffers = [
+            request.buf
+            for _, request in writes
+            if isinstance(request.buf, Buffer) and not request.append
+        ]
+        if len(buffers) != len(writes):
+            return super().prepare_many(operation, writes)
+        if len(writes) > 1:
+            self.table.load(relative for relative, _ in writes)
+        for relative, request in writes:
+            self._check_early(operation, relative, request)
+        return list(self._content.write_many(buffers))
+
+    def _check_early(self, operation: str, relative: str, request: WriteRequest) -> None:
         inode = self.table.get(relative)
         if inode is not None and inode.meta.entry_type != DT_REG:
             raise no_file(operation, self.absolute(relative), inode.meta.entry_type)
         if not request.append or inode is None:
             self._check_precondition(operation, relative, request.precondition, inode)
-        if request.append:
-            return None
-        return self._content.write_content(request.buf)
 
     def _check_precondition(
         self, operation: str, relative: str, condition: Precondition | None, inode: Inode | None

@@ -22,6 +22,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 from nexus.contracts.context import ROOT_ZONE_ID, OperationContext
@@ -98,7 +100,7 @@ from nexus.core.volume import (
     not_directory,
 )
 from nexus.core.waiting_calls import WaitingCalls
-from nexus.lib.paths import is_below, is_same_or_below, normalize
+from nexus.lib.paths import is_below, is_same_or_below, normalize, parent
 
 _BARRIER_KEY = b"B"
 _VERSIONS = SYS_POINT + "/versions"
@@ -286,9 +288,9 @@ class NexusFS(NexusFilesystem):
             _check_batch(writes)
         contents: list[Content | None] = []
         try:
-            for write in writes:
-                content = write.volume.prepare(operation, write.relative, write.request)
-                contents.append(content)
+            for volume, some in groupby(writes, key=attrgetter("volume")):
+                pairs = [(write.relative, write.request) for write in some]
+                contents += volume.prepare_many(operation, pairs)
             for volume in {w.volume for w, c in zip(writes, contents, strict=True) if c}:
                 volume.settle()
             return self._creating(
@@ -351,12 +353,16 @@ class NexusFS(NexusFilesystem):
             with self._locked_all(wanted), Transaction(self.store) as txn:
                 if self._closed or self.router.table(zone_id) is not mounted:
                     self._check_still_routed(operation, targets, zone_id)
+                # What is missing above a path is the same for all in one directory.
+                places = {
+                    (volume, parent(relative)): relative
+                    for _, volume, relative, request in targets
+                    if request.create and request.parents
+                }
                 needed = {
                     _lock_key(zone_id, volume.absolute(top))
-                    for _, volume, relative, request in targets
-                    if request.create
-                    and request.parents
-                    and (top := volume.first_missing(relative)) != relative
+                    for (volume, _), relative in places.items()
+                    if (top := volume.first_missing(relative)) != relative
                 }
                 if all(any(is_same_or_below(lock, held) for held in wanted) for lock in needed):
                     return change(txn)

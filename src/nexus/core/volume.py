@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import mimetypes
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -155,6 +155,21 @@ class Volume(ABC):
     def prepare(self, operation: str, relative: str, request: WriteRequest) -> Content | None:
         """Do what a whole-file write can do before its lock is taken; see :meth:`abandon`."""
         return None
+
+    def prepare_many(
+        self, operation: str, writes: Sequence[tuple[str, WriteRequest]]
+    ) -> list[Content | None]:
+        """Prepare several (path, request), at less cost where the volume can, or none of them."""
+        prepared: list[Content | None] = []
+        try:
+            for relative, request in writes:
+                prepared.append(self.prepare(operation, relative, request))
+        except BaseException:
+            for content in prepared:
+                if content is not None:
+                    self.abandon(content)
+            raise
+        return prepared
 
     def settle(self) -> None:  # noqa: B027 - most prepare nothing
         """Make what :meth:`prepare` stored durable, in ``strict`` durability."""

@@ -153,11 +153,12 @@ class DriverRegistry:
         return self._store(transport, name, label)
 
     def _store(self, transport: TransportABC, name: str, label: VolumeLabel) -> CasStore:
-        objects: ObjectDatabase = LooseObjects(transport)
+        loose = LooseObjects(transport)
+        objects: ObjectDatabase = loose
         if isinstance(transport, LocalTransport):
             objects = SegmentObjects(
                 f"{transport.root}/{SEGMENTS}",
-                objects,
+                loose,
                 disk=self._disk,
                 clock_ns=self._clock_ns,
                 zeros_ahead=self._strict,

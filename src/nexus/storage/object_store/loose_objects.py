@@ -65,6 +65,11 @@ class LooseObjects(ObjectDatabase):
             raise not_stored(object_id) from error
         raise damaged(object_id, "its bytes do not match its hash")
 
+    def is_empty(self) -> bool:
+        """Return whether no object is there, nor was; those that are set aside do not count."""
+        first = self._transport.list_dir("", "", 1)  # folders of objects come before all else
+        return not first or len(first[0].key) != 2
+
     def contains(self, object_id: str) -> bool:
         return self._transport.exists(_key(object_id))
 

@@ -181,12 +181,23 @@ class ObjectIndex:
 
     # -- changing -----------------------------------------------------------------------------
 
+    def put(self, entry: Entry) -> None:
+        """Set an entry; it is in the file when this returns. Errors: CorruptionError; OSError."""
+        self._soil()
+        number = self._number_for(entry.object_id)
+        page = bytearray(self._page(number))
+        while not _set(page, entry):
+            self._split(number)
+            number = self._number_for(entry.object_id)
+            page = bytearray(self._page(number))
+        self._write_page(number, page)
+
     def put_many(self, entries: Iterable[Entry]) -> None:
-        """Set entries; all are in the file when this returns. Errors: CorruptionError; OSError."""
+        """Set entries, at less cost where several share a page; see :meth:`put`."""
         self._soil()
         dirty: dict[int, bytearray] = {}
         for entry in entries:
-            while not self._insert(entry, dirty):
+            while not _set(self._changing(self._number_for(entry.object_id), dirty), entry):
                 # What has changed is written first, so that the split starts from the file.
                 self._write_pages(dirty)
                 self._split(self._number_for(entry.object_id))
@@ -210,19 +221,6 @@ class ObjectIndex:
             if len(dirty) > _DIRTY_PAGES:
                 self._write_pages(dirty)
         self._write_pages(dirty)
-
-    def _insert(self, entry: Entry, dirty: dict[int, bytearray]) -> bool:
-        """Put an entry into its page; return False where that is full."""
-        page = self._changing(self._number_for(entry.object_id), dirty)
-        position = _find(page, entry.object_id)
-        if position < 0:
-            count = _count(page)
-            if count == _PAGE_ENTRIES:
-                return False
-            position = _PAGE_HEADER.size + count * _ENTRY.size
-            _set_count(page, count + 1)
-        _ENTRY.pack_into(page, position, *entry)
-        return True
 
     def _split(self, number: int) -> None:
         """Move the entries with the next bit set to a new page at the end of the file."""
@@ -417,6 +415,19 @@ def _find(page: bytes | bytearray, object_id: bytes) -> int:
     while position >= 0 and (position - _PAGE_HEADER.size) % _ENTRY.size:
         position = page.find(object_id, position + 1, end)
     return position
+
+
+def _set(page: bytearray, entry: Entry) -> bool:
+    """Put an entry into a page; return False where that is full."""
+    position = _find(page, entry.object_id)
+    if position < 0:
+        count = _count(page)
+        if count == _PAGE_ENTRIES:
+            return False
+        position = _PAGE_HEADER.size + count * _ENTRY.size
+        _set_count(page, count + 1)
+    _ENTRY.pack_into(page, position, *entry)
+    return True
 
 
 def _count(page: bytes | bytearray) -> int:

@@ -47,7 +47,7 @@ from nexus.contracts.errors import (
 from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import Leftovers, StoredObject
 from nexus.lib.disk import Disk, storage_error
-from nexus.storage.object_store.loose_objects import damaged, not_stored
+from nexus.storage.object_store.loose_objects import LooseObjects, damaged, not_stored
 from nexus.storage.object_store.object_database import ObjectDatabase
 from nexus.storage.object_store.object_index import End, Entry, IndexLostError, ObjectIndex
 from nexus.storage.object_store.segment_file import (
@@ -90,7 +90,7 @@ class SegmentObjects(ObjectDatabase):
     def __init__(
         self,
         root: str,
-        loose: ObjectDatabase,
+        loose: LooseObjects,
         *,
         disk: Disk,
         clock_ns: Callable[[], int],
@@ -119,6 +119,7 @@ class SegmentObjects(ObjectDatabase):
         self._lock = threading.Lock()  # guards all below
         self._closed = False
         self._compacting = False
+        self._any_loose: bool | None = None  # None: not looked yet
         self._segments: dict[int, SegmentFile] = {}  # open ones; readers only look
         self._active: SegmentFile | None = None
         self._end = 0  # of the active segment, in bytes
@@ -235,7 +236,7 @@ class SegmentObjects(ObjectDatabase):
                     entry = self._entry_locked(key)
                     if entry is None:
                         # What lies loose is compared there, and healed there.
-                        if len(data) > self._largest_bytes or self._loose.contains(object_id):
+                        if len(data) > self._largest_bytes or self._is_loose_locked(object_id):
                             loose.append((object_id, data))
                         else:
                             items[key] = (key, data, at_ns)
@@ -243,13 +244,20 @@ class SegmentObjects(ObjectDatabase):
                         items[key] = (key, data, at_ns)  # heals it
                     elif entry.aside:
                         self._set_locked([entry._replace(aside=0, at_ns=at_ns)])
-                self._append_locked(list(items.values()))
+                if items:
+                    self._append_locked(list(items.values()))
             except OSError as error:
                 if isinstance(error, NexusError):
                     raise
                 raise storage_error("store", self._root, error) from error
         if loose:
+            self._any_loose = True
             self._loose.put_many(loose)
+
+    def _is_loose_locked(self, object_id: str) -> bool:
+        if self._any_loose is None:
+            self._any_loose = not self._loose.is_empty()
+        return self._any_loose and self._loose.contains(object_id)
 
     def _append_locked(self, items: Sequence[_Item]) -> None:
         """Append records, and then their entries."""
@@ -565,7 +573,10 @@ class SegmentObjects(ObjectDatabase):
 
     def _set_locked(self, entries: list[Entry]) -> None:
         try:
-            self._index.put_many(entries)
+            if len(entries) == 1:
+                self._index.put(entries[0])
+            else:
+                self._index.put_many(entries)
         except CorruptionError as error:
             self._make_index_anew_locked(error)
             self._index.put_many(entries)
@@ -588,7 +599,7 @@ class SegmentObjects(ObjectDatabase):
             for found in records(segment.content()):
                 if found.intact or index.get(found.object_id) is None:
                     place = (number, found.offset, found.size, 0, found.stored_at_ns)
-                    index.put_many([Entry(found.object_id, *place)])
+                    index.put(Entry(found.object_id, *place))
 
     # -- segments -----------------------------------------------------------------------------
 
