@@ -25,6 +25,7 @@ ODD: list[Any] = [
     *("/", "/f", "/\ud800", "/..", "/__sys__", "/__sys__/journal", "/f/below", "/" + "a" * 300),
     *("99999999999999999999.1", "1.99999999999", "²", "b3:" + "0" * 64, "b3:zz", "fp:", "/" * 5000),
     *(b"", b"/f", bytearray(b"x"), memoryview(b"abcd").cast("I")),
+    [WriteRequest("/f", b"x", precondition=5)],  # type: ignore[arg-type]
     *([], [1], [("/f",)], [("/f", 5)], [(5, b"")], [("", "")], [("a", 5)], (), {}, {5: b""}),
     *(
         {"/f": 5},
