@@ -16,6 +16,7 @@ from nexus.contracts.metastore import Batch
 from nexus.core.fsck import Checker, FsckReport
 from nexus.core.inode_table import parse_key
 from nexus.core.inode_volume import InodeVolume
+from nexus.core.lock_manager import LOCK_VERSION
 from nexus.core.nexus_fs import NexusFS
 from nexus.core.path_volume import PathVolume
 from nexus.core.sealed_store import Mutation, revision_of
@@ -422,7 +423,7 @@ def test_the_record_of_a_lock_that_is_damaged_is_named_and_ends_the_lock(rig: Ri
 
 def test_a_lock_that_does_not_decode_is_named_and_left(rig: Rig) -> None:
     mutation = Mutation()
-    mutation.put_at_revision(b"Lroot\0/f\0", b"\x91\x05")
+    mutation.put_at_revision(b"Lroot\0/f\0", LOCK_VERSION + b"\x91\x05")
     rig.nx.store.commit(mutation, durable=False)
     (problem,) = rig.fsck().problems
     assert problem.object == "/f"
