@@ -3,7 +3,7 @@
 import asyncio
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -111,15 +111,20 @@ def test_nobody_is_woken_while_the_lock_of_the_change_is_held(nx: NexusFS):
 
     nx.locks.after_release = watched_emit
 
+    changes: list[Callable[[], object]] = [
+        lambda: nx.write("/a", b"1"),
+        lambda: nx.sys_rename("/a", "/b"),
+        lambda: nx.sys_copy("/b", "/c"),
+        lambda: nx.write_batch({"/d/e": b"", "/f/g": b""}),
+        lambda: nx.sys_unlink("/d", recursive=True),
+    ]
+
     async def scenario() -> None:
-        wait = asyncio.create_task(nx._watch_async("/", PATIENT_S, True, None, None))
-        await asyncio.wait([wait], timeout=0)
-        nx.write("/a", b"1")
-        nx.sys_rename("/a", "/b")
-        nx.sys_copy("/b", "/c")
-        nx.write_batch({"/d/e": b"", "/f/g": b""})
-        nx.sys_unlink("/d", recursive=True)
-        assert await wait
+        for change in changes:
+            wait = asyncio.create_task(nx._watch_async("/", PATIENT_S, True, None, None))
+            await asyncio.wait([wait], timeout=0)
+            change()
+            assert await wait
 
     asyncio.run(scenario())
     assert held == [{}] * 5

@@ -89,12 +89,14 @@ class FileWatcher:
         """Wake who watches for what this thread has committed; it holds no I/O lock any more."""
         events = self._pending.events
         if events:
-            self._pending.events = []
             with self._mutex:
-                for queue in self._concerned_locked(events):
-                    queue.wake_all(True)
+                for interest in self._concerned_locked(events):
+                    # Every wait of the queue ends here, also one whose caller was interrupted
+                    # before it could leave.
+                    self._queues.pop(interest).wake_all(True)
+            events.clear()  # last, so that what interrupts this leaves it to the next call
 
-    def _concerned_locked(self, events: Iterable[FileEvent]) -> list[WaitQueue[bool]]:
+    def _concerned_locked(self, events: Iterable[FileEvent]) -> list[_Interest]:
         found: dict[_Interest, None] = {}
         for event in events:
             for path in _paths_of(event):
@@ -108,7 +110,7 @@ class FileWatcher:
                 found.update((item, None) for item in wanted if item in self._queues)
                 if event.kind in _OF_SUBTREES:
                     found.update((item, None) for item in self._queues if is_below(item.path, path))
-        return [self._queues[interest] for interest in found]
+        return list(found)
 
     # -- watching -----------------------------------------------------------------------------
 
@@ -133,7 +135,7 @@ class FileWatcher:
                 if event is not None:
                     return event
                 if waiter.wait(max(deadline - self._clock(), 0.0)) is None:
-                    return None
+                    return self._next(watch)  # who committed may have been interrupted
             finally:
                 self._leave(watch.interest, waiter)
 
@@ -155,7 +157,7 @@ class FileWatcher:
                 if event is not None:
                     return event
                 if await waiter.wait_async(max(deadline - self._clock(), 0.0)) is None:
-                    return None
+                    return self._next(watch)  # who committed may have been interrupted
             finally:
                 self._leave(watch.interest, waiter)
 

@@ -88,7 +88,7 @@ def _encoded(value: FileMetadata | FileEvent) -> bytes:
 
 def decode_metadata(record: Sealed) -> FileMetadata:
     """Return the metadata of a record. Errors: CorruptionError."""
-    return _decoded(record, METADATA_VERSION, f"record {record.key!r}", _decode_metadata)
+    return decode_versioned(record, METADATA_VERSION, f"record {record.key!r}", _decode_metadata)
 
 
 def encode_event(event: FileEvent) -> bytes:
@@ -99,12 +99,13 @@ def encode_event(event: FileEvent) -> bytes:
 def decode_event(record: Sealed) -> FileEvent:
     """Return the event of a journal entry, with its position. Errors: CorruptionError."""
     what = f"the journal entry of revision {record.revision}"
-    event = _decoded(record, EVENT_VERSION, what, _decode_file_event)
+    event = decode_versioned(record, EVENT_VERSION, what, _decode_file_event)
     sequence = int.from_bytes(record.key[-4:], "big")
     return msgspec.structs.replace(event, revision=record.revision, sequence=sequence)
 
 
-def _decoded(record: Sealed, version: bytes, what: str, decode: Callable[[bytes], T]) -> T:
+def decode_versioned(record: Sealed, version: bytes, what: str, decode: Callable[[bytes], T]) -> T:
+    """Return what a payload says after its codec version. Errors: CorruptionError."""
     payload = record.payload
     if payload[:1] != version:
         raise CorruptionError(

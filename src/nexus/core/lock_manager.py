@@ -29,7 +29,7 @@ from typing import Final
 
 import msgspec
 
-from nexus.contracts.errors import ConflictError, CorruptionError, InvalidArgumentError, shown
+from nexus.contracts.errors import ConflictError, InvalidArgumentError, shown
 from nexus.contracts.lock_manager import (
     COUNTING,
     EXCLUSIVE,
@@ -39,11 +39,13 @@ from nexus.contracts.lock_manager import (
     LockManagerABC,
     LockRequest,
 )
+from nexus.core.inode_table import decode_versioned
 from nexus.core.sealed_store import Mutation, Sealed, SealedStore, revision_key, revision_of
 from nexus.lib.lock_order import Level, ordered_lock
 from nexus.lib.semaphore import VFSSemaphore
 
 PREFIX: Final = b"L"
+LOCK_VERSION: Final = b"\x01"
 _STRIPES: Final = 64
 _ANY_NUMBER: Final = 1 << 31
 _LONGEST_WAIT_S: Final = 1e9
@@ -122,7 +124,7 @@ class LocalLockManager(LockManagerABC):
                 if name in self._stale or len(known) < len(self._holds.get(name, ())):
                     for ended in self._ended(name, live):
                         mutation.delete(ended)
-                mutation.put_at_revision(_prefix(name), _encoded(record))
+                mutation.put_at_revision(_prefix(name), encode_lock(record))
                 self._stale.add(name)  # until the outcome of the commit is known
                 token, _ = self._store.commit(mutation, durable=self._durable)
                 self._stale.discard(name)
@@ -151,7 +153,7 @@ class LocalLockManager(LockManagerABC):
                 decode_lock(record), ttl_ms=ttl_ms, expires_at_ns=expires_at_ns
             )
             mutation = Mutation()
-            mutation.put(record.key, _encoded(changed), record)
+            mutation.put(record.key, encode_lock(changed), record)
             self._store.commit(mutation, durable=self._durable)
             hold = hold._replace(expires_at=expires_at_ns / 1e9)
             self._holds[name] = self._holds[name] | {lock_id: hold}
@@ -382,19 +384,14 @@ def _hold_of(path: str, token: int, record: LockRecord) -> LockHold:
     )
 
 
-def _encoded(record: LockRecord) -> bytes:
+def encode_lock(record: LockRecord) -> bytes:
+    """Return the stored form of a hold. Errors: InvalidArgumentError."""
     try:
-        return _encode(record)
+        return LOCK_VERSION + _encode(record)
     except UnicodeEncodeError as error:
         raise InvalidArgumentError("lock", None, f"cannot be stored: {error}") from error
 
 
 def decode_lock(record: Sealed) -> LockRecord:
     """Return what a record says of a hold. Errors: CorruptionError."""
-    try:
-        return _decode(record.payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        what = f"the lock record {record.key!r}"
-        raise CorruptionError(
-            "metastore", None, f"{what}: {error}", hint="run `nexus fsck`"
-        ) from error
+    return decode_versioned(record, LOCK_VERSION, f"the lock record {record.key!r}", _decode)

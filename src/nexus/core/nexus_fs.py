@@ -309,6 +309,8 @@ class NexusFS(NexusFilesystem):
         path = normalize(operation, request.path)
         if type(request.buf) is not bytes:
             request = replace(request, buf=checked_pieces(operation, path, request.buf))
+        if request.precondition is not None:
+            check_precondition_type(operation, path, request.precondition)
         volume, relative = self._route(operation, path, actor.context.zone_id)
         return _Target(path, volume, relative, request)
 
@@ -322,7 +324,8 @@ class NexusFS(NexusFilesystem):
     ) -> list[Stat]:
         zone_id = actor.context.zone_id
         for path, _, _, request in writes:
-            self.waiting.require(txn, operation, path, request.precondition, zone_id)
+            if request.precondition is not None:
+                self.waiting.require(txn, operation, path, request.precondition, zone_id)
         answers = [
             write.volume.write(txn, operation, write.relative, write.request, content, actor)
             for write, content in zip(writes, contents, strict=True)
