@@ -19,7 +19,7 @@ MOUNT = "mount"
 UNMOUNT = "unmount"
 
 
-class FileEvent(msgspec.Struct, frozen=True, array_like=True):
+class FileEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One change to one path. ``revision`` orders events within a zone; a batch shares one.
 
     ``new_path`` is set for a rename; a renamed or deleted directory is one event that stands for

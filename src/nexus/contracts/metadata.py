@@ -33,11 +33,12 @@ Stat: TypeAlias = dict[str, Any]
 """What ``sys_stat`` returns; its keys are listed in docs/syscalls.md."""
 
 
-class FileMetadata(msgspec.Struct, frozen=True, array_like=True, omit_defaults=False):
+class FileMetadata(msgspec.Struct, frozen=True, array_like=True, omit_defaults=False, gc=False):
     """One entry of the tree, as stored. Times are integer nanoseconds since the Unix epoch.
 
     The path is the key of the record and the revision is in its seal, so neither is repeated
-    here. Stored as an array: a new field goes last and has a default.
+    here. Stored as an array: a new field goes last and has a default. Values of custom attributes
+    are plain, so no cycle can run through a record, and the collector of cycles need not look.
     """
 
     entry_type: int

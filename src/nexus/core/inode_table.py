@@ -15,6 +15,8 @@ Invariants:
 2. A cached record equals the stored one. It is dropped before its commit and set after it, and a
    reader keeps what it read only if no commit began, ran or ended meanwhile (``_epoch``,
    ``_committing``): one that is in the store but not in the cache yet must not be mixed with it.
+3. ``_possible`` has, of a directory that was made here, at least every name that is in it: a name
+   is noted before its commit. So a name that it lacks is not there, without asking the store.
 
 Lock order: the VFS lock of the paths concerned, SealedStore's turn, ``_cache_lock`` (a leaf).
 """
@@ -29,10 +31,10 @@ import msgspec
 
 from nexus.contracts.errors import ConflictError, CorruptionError, InvalidArgumentError
 from nexus.contracts.file_events import FileEvent
-from nexus.contracts.metadata import FileMetadata, Stat
+from nexus.contracts.metadata import DT_DIR, FileMetadata, Stat
 from nexus.core.sealed_store import Mutation, Sealed, SealedStore, revision_key, revision_of
 from nexus.lib.lock_order import Level, ordered_lock
-from nexus.lib.paths import depth, parent
+from nexus.lib.paths import depth, name, parent
 
 METADATA_VERSION = b"\x01"
 EVENT_VERSION = b"\x01"
@@ -125,6 +127,9 @@ def decode_versioned(record: Sealed, version: bytes, what: str, decode: Callable
 class InodeTable:
     """The records of one volume. Shared by all threads."""
 
+    has_whole_trees = True
+    """Whether invariant 1 holds, so that nothing lies in a directory that has just been made."""
+
     def __init__(self, store: SealedStore, zone_id: str, volume_id: str) -> None:
         self.store = store
         place = _key_part(zone_id) + _key_part(volume_id)
@@ -134,6 +139,8 @@ class InodeTable:
         self._cache: dict[str, Inode | None] = {}  # None: nothing is there
         self._listings: dict[str, list[str]] = {}
         self._listed_names = 0
+        self._possible: dict[str, set[str]] = {}
+        self._possible_names = 0
         self._epoch = 0
         self._committing: set[object] = set()
         self._end_notices = store.on_uncertain(self.drop_cache)
@@ -149,6 +156,9 @@ class InodeTable:
         found: Inode | None = self._cache.get(path, _UNKNOWN)
         if found is not _UNKNOWN:
             return found
+        possible = self._possible.get(parent(path))
+        if possible is not None and name(path) not in possible:
+            return None
         epoch = self._epoch
         record = self.store.get(self.key(path))
         inode = None if record is None else Inode(decode_metadata(record), record)
@@ -297,12 +307,16 @@ class InodeTable:
             self._cache.clear()
             self._listings.clear()
             self._listed_names = 0
+            self._possible.clear()
+            self._possible_names = 0
 
     def begin(self, commit: object, changes: dict[str, Change]) -> None:
         """Drop what a commit is about to change, and keep nothing new until :meth:`end`."""
         with self._cache_lock:
             self._committing.add(commit)
             self._drop_locked(changes)
+            if self.has_whole_trees and self.store.cacheable:
+                self._note_possible_locked(changes)
 
     def end(self, commit: object, changes: dict[str, Change], written: dict[bytes, Sealed]) -> None:
         """Keep what the commit has ``written``; nothing after one that failed."""
@@ -314,6 +328,26 @@ class InodeTable:
                 if record is not None and change.meta is not None and self.store.cacheable:
                     self._keep_locked(path, Inode(change.meta, record))
 
+    def _note_possible_locked(self, changes: dict[str, Change]) -> None:
+        """Note which names may be in directories that were made here, before they are there."""
+        for path, change in changes.items():
+            # Where a directory's own record was lost, its entries are there before it.
+            if change.makes_directory and not self.store.holds_any(self._children_prefix(path)):
+                self._forget_possible_locked(path)
+                self._possible[path] = set()
+        for path, change in changes.items():
+            names = self._possible.get(parent(path)) if change.makes_name else None
+            if names is not None:
+                names.add(name(path))
+                self._possible_names += 1
+                if len(names) > _LARGEST_CACHED_LISTING:
+                    self._forget_possible_locked(parent(path))
+        while self._possible and self._possible_names > CACHED_LISTING_NAMES:
+            self._forget_possible_locked(next(iter(self._possible)))
+
+    def _forget_possible_locked(self, directory: str) -> None:
+        self._possible_names -= len(self._possible.pop(directory, ()))
+
     def _drop_locked(self, changes: dict[str, Change]) -> None:
         self._epoch += 1
         for path, change in changes.items():
@@ -321,6 +355,8 @@ class InodeTable:
             if change.moves_name:
                 self._forget_listing_locked(parent(path))
                 self._forget_listing_locked(path)
+                if change.meta is None:
+                    self._forget_possible_locked(path)
 
 
 class OverlayTable(InodeTable):
@@ -329,6 +365,8 @@ class OverlayTable(InodeTable):
     Only paths that were changed through the kernel have a record, so parents may be missing and
     keys are flat: a subtree is one range.
     """
+
+    has_whole_trees = False
 
     def __init__(self, store: SealedStore, zone_id: str, volume_id: str) -> None:
         super().__init__(store, zone_id, volume_id)
@@ -351,6 +389,16 @@ class Change(NamedTuple):
     key: bytes
     meta: FileMetadata | None
     replaced: Inode | None
+
+    @property
+    def makes_name(self) -> bool:
+        """Whether the name appears in its directory."""
+        return self.meta is not None and self.replaced is None
+
+    @property
+    def makes_directory(self) -> bool:
+        """Whether a directory appears, in which nothing can be yet."""
+        return self.makes_name and self.meta is not None and self.meta.entry_type == DT_DIR
 
     @property
     def moves_name(self) -> bool:

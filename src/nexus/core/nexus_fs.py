@@ -288,9 +288,13 @@ class NexusFS(NexusFilesystem):
             _check_batch(writes)
         contents: list[Content | None] = []
         try:
-            for volume, some in groupby(writes, key=attrgetter("volume")):
-                pairs = [(write.relative, write.request) for write in some]
-                contents += volume.prepare_many(operation, pairs)
+            if len(writes) == 1:
+                (write,) = writes
+                contents.append(write.volume.prepare(operation, write.relative, write.request))
+            else:
+                for volume, some in groupby(writes, key=attrgetter("volume")):
+                    pairs = [(write.relative, write.request) for write in some]
+                    contents += volume.prepare_many(operation, pairs)
             for volume in {w.volume for w, c in zip(writes, contents, strict=True) if c}:
                 volume.settle()
             return self._creating(

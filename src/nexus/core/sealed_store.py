@@ -190,6 +190,10 @@ class SealedStore:
             self._open(entry.key, entry.value) for entry in self._store.scan(prefix, after, limit)
         ]
 
+    def holds_any(self, prefix: bytes) -> bool:
+        """Return whether there is a record with a prefix, damaged or not."""
+        return bool(self._store.scan(prefix, limit=1))
+
     def iterate(self, prefix: bytes, after: bytes = b"") -> Iterator[Sealed]:
         """Yield all records with a prefix, page by page; a writer may come between pages."""
         while True:
