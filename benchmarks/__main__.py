@@ -12,7 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks import dispatch, growth, large_files, primitives, report, small_files, startup
+from benchmarks import (
+    dispatch,
+    growth,
+    ipc,
+    large_files,
+    primitives,
+    report,
+    small_files,
+    startup,
+    waiting,
+)
 from benchmarks.harness import Plan, Row, filesystem_type
 from benchmarks.small_files import OS_WRITE
 
@@ -25,6 +35,8 @@ RUNS: dict[str, Callable[[Plan], list[Row]]] = {
     "startup": startup.run,
     "primitives": primitives.run,
     "dispatch": dispatch.run,
+    "waiting": waiting.run,
+    "ipc": ipc.run,
 }
 
 

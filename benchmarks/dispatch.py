@@ -78,7 +78,7 @@ def mediated(nx: NexusFS) -> dict[str, Callable[[str], object]]:
 def unmediated(nx: NexusFS) -> dict[str, Callable[[str], object]]:
     """Return the same calls as they would be in a kernel that has no dispatch."""
     return {
-        "read": lambda path: nx._read(path, None, 0, None, None),
+        "read": lambda path: nx._read(path, None, 0, None, None, None),
         "stat": lambda path: nx._stat(path, None),
         "write": lambda path: nx._write_files((WriteRequest(path, b"y" * 64),), None),
     }

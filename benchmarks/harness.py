@@ -19,8 +19,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-Unit = Literal["µs", "ms", "s", "MiB/s", "MiB", "files/s"]
-_HIGHER_IS_BETTER = frozenset({"MiB/s", "files/s"})
+Unit = Literal["µs", "ms", "s", "MiB/s", "MiB", "files/s", "messages/s"]
+_HIGHER_IS_BETTER = frozenset({"MiB/s", "files/s", "messages/s"})
 MIB = 1 << 20
 
 

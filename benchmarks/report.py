@@ -22,6 +22,8 @@ SECTIONS = {
     "startup": "Start-up",
     "primitives": "Primitives and other calls",
     "dispatch": "Dispatch",
+    "waiting": "Waiting",
+    "ipc": "Pipes and streams",
 }
 _HEADER = ("figure", "target", "measured", "against", "theirs", "ratio (spread)", "")
 _QUOTE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

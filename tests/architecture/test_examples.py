@@ -23,7 +23,14 @@ from nexus.sdk.connect import KEYS
 from nexus.testing.filesystem.base import STAT_KEYS
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "docs/syscalls.md", "docs/drivers.md", "docs/dispatch.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/syscalls.md",
+    "docs/drivers.md",
+    "docs/dispatch.md",
+    "docs/ipc.md",
+    "docs/locking.md",
+)
 
 _block = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

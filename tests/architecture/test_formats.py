@@ -12,6 +12,7 @@ from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import DT_MOUNT, DT_REG, FileMetadata
 from nexus.contracts.metastore import Batch
 from nexus.core.inode_table import ParsedKey, decode_metadata, parse_key
+from nexus.core.lock_manager import LockRecord
 from nexus.core.nexus_fs import NexusFS
 from nexus.core.sealed_store import Sealed, SealedStore
 from nexus.factory.data_directory import Descriptor
@@ -113,7 +114,7 @@ def test_the_checksum_of_the_descriptor_follows_the_rule():
     assert plain.sealed().checksum == rule[2]
 
 
-@pytest.mark.parametrize("record", [FileMetadata, FileEvent])
+@pytest.mark.parametrize("record", [FileMetadata, FileEvent, LockRecord])
 def test_the_document_lists_every_field_in_its_place(record: type[msgspec.Struct]):
     rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", DOCUMENT, re.MULTILINE)
     wanted = [(str(index), name) for index, name in enumerate(record.__struct_fields__)]
@@ -121,7 +122,7 @@ def test_the_document_lists_every_field_in_its_place(record: type[msgspec.Struct
     assert any(rows[start : start + len(wanted)] == wanted for start in starts)
 
 
-@pytest.mark.parametrize("record", [FileMetadata, FileEvent])
+@pytest.mark.parametrize("record", [FileMetadata, FileEvent, LockRecord])
 def test_an_older_release_ignores_a_field_that_was_appended(record: type[msgspec.Struct]):
     values: list[object] = [0 if kind is int else "" for kind in required_types(record)]
     newer = msgspec.msgpack.encode([*values, *defaults_of(record), "appended"])

@@ -101,15 +101,18 @@ def test_json_after_two_dashes_is_text(nexus):
 def test_every_error_class_has_its_documented_code():
     codes = {
         2: "InvalidPath NameTooLong InvalidArgument Config NotSupported Closed",
-        3: "PathNotFound",
+        3: "PathNotFound EndOfStream",
         4: "PathExists Conflict DirectoryNotEmpty Busy PathIsDirectory PathNotDirectory",
         5: "AccessDenied ReadOnly",
         6: "Storage NoSpace StorageFailed Corruption ContentNotFound",
-        7: "DataDirectoryLocked LockTimeout",
+        7: "DataDirectoryLocked LockTimeout LockOrder WaitTimeout",
     }
     named = {f"{name}Error": code for code, names in codes.items() for name in names.split()}
+    named |= {"EventsLost": 4, "WouldBlock": 7}
     for name, code in named.items():
         assert exit_code(getattr(errors, name)("read", "/a", "reason")) == code, name
+    assert exit_code(errors.StreamOffsetError("read", "/a", 1, begin=2, end=3)) == 3
+    named["StreamOffsetError"] = 3
     kinds = {
         name
         for name, value in vars(errors).items()

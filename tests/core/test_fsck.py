@@ -10,15 +10,16 @@ from typing import NamedTuple
 import pytest
 
 from nexus.contracts.context import OperationContext
-from nexus.contracts.errors import PathNotFoundError
+from nexus.contracts.errors import ConflictError, PathNotFoundError
 from nexus.contracts.metadata import DT_MOUNT
 from nexus.contracts.metastore import Batch
 from nexus.core.fsck import Checker, FsckReport
 from nexus.core.inode_table import parse_key
 from nexus.core.inode_volume import InodeVolume
+from nexus.core.lock_manager import LOCK_VERSION
 from nexus.core.nexus_fs import NexusFS
 from nexus.core.path_volume import PathVolume
-from nexus.core.sealed_store import revision_of
+from nexus.core.sealed_store import Mutation, revision_of
 from nexus.lib.content_id import object_id_of, parse_content_id
 from nexus.storage.metastore.memory import MemoryMetastore
 from nexus.storage.object_store.cas_store import CasStore
@@ -403,3 +404,27 @@ def test_reads_go_on_in_every_stage_and_the_progress_names_those_in_which_change
     Checker(rig.nx.store, rig.nx.volumes(), progress).run()
     assert list(dict.fromkeys(stages)) == ["structure", "content"]
     assert rig.nx.read("/b")
+
+
+def test_the_record_of_a_lock_that_is_damaged_is_named_and_ends_the_lock(rig: Rig) -> None:
+    rig.nx.write("/f", b"x")
+    lock = rig.nx.sys_lock("/f")
+    assert lock is not None
+    flip_row(rig.metastore, rig.key("L", "/f"))
+    (problem,) = rig.fsck().problems
+    assert (problem.object, problem.problem) == ("/f", "its lock record is damaged")
+    assert not rig.fsck(repair=True).clean
+    assert rig.fsck().clean
+    with pytest.raises(ConflictError):
+        rig.nx.write("/f", b"y", lock_token=lock.token)
+    assert rig.nx.sys_unlock("/f", lock)
+    assert rig.nx.sys_lock("/f")
+
+
+def test_a_lock_that_does_not_decode_is_named_and_left(rig: Rig) -> None:
+    mutation = Mutation()
+    mutation.put_at_revision(b"Lroot\0/f\0", LOCK_VERSION + b"\x91\x05")
+    rig.nx.store.commit(mutation, durable=False)
+    (problem,) = rig.fsck().problems
+    assert problem.object == "/f"
+    assert "lock record" in problem.problem

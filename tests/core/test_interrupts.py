@@ -70,6 +70,12 @@ def interrupted_at(step: int, call: Callable[[], object]) -> bool:
     return left <= 0
 
 
+def fenced_write(nx: NexusFS) -> None:
+    lock = nx.sys_lock("/d/f", "shared")
+    assert lock is not None
+    nx.write("/d/f", b"fenced", lock_token=lock.token)
+
+
 CALLS: dict[str, Callable[[NexusFS, int], object]] = {
     "write": lambda nx, n: nx.write("/d/f", b"%d" % n),
     "create": lambda nx, n: nx.write(f"/new-{n}/a/f", b"x"),
@@ -83,6 +89,12 @@ CALLS: dict[str, Callable[[NexusFS, int], object]] = {
     "rename": lambda nx, n: (nx.write(f"/from-{n}", b"x"), nx.sys_rename(f"/from-{n}", "/to")),
     "unlink": lambda nx, n: (nx.write(f"/gone-{n}", b"x"), nx.sys_unlink(f"/gone-{n}")),
     "list": lambda nx, n: nx.list("/", recursive=True),
+    "lock": lambda nx, n: nx.sys_lock(f"/lock-{n}", ttl=0.05),
+    "extend": lambda nx, n: nx.sys_lock("/d/f", lock_id=nx.sys_lock("/d/f") or "none"),
+    "unlock": lambda nx, n: nx.sys_unlock("/d/f", nx.sys_lock("/d/f") or "none"),
+    "force": lambda nx, n: (nx.sys_lock("/d/f"), nx.sys_unlock("/d/f", force=True)),
+    "fenced write": lambda nx, n: fenced_write(nx),
+    "watch": lambda nx, n: nx.sys_watch("/", 0, recursive=True, since=0),
 }
 
 
@@ -97,6 +109,10 @@ def test_a_call_interrupted_at_any_line_leaves_old_or_new_and_holds_nothing(
         nx.write("/d/f", b"the next call goes on")
         assert nx.read("/d/f") == b"the next call goes on"
         assert nx.sys_stat("/d/f") in nx.sys_readdir("/d", details=True)
+        assert nx.waiting.watcher.watched() == [], step
+        if name in ("extend", "unlock", "force", "fenced write"):
+            nx.sys_unlock("/d/f", force=True)
+            assert nx.sys_unlock("/d/f", nx.lock("/d/f", timeout=0)), step
     assert step > 20
     assert fsck(nx).clean
 

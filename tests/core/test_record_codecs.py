@@ -1,4 +1,4 @@
-"""Stored metadata and events begin with their codec's version; what cannot be read is damage."""
+"""Stored metadata, events and locks begin with a codec version; what cannot be read is damage."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from nexus.core.inode_table import (
     encode_event,
     journal_records,
 )
+from nexus.core.lock_manager import LOCK_VERSION, LockRecord, decode_lock, encode_lock
 from nexus.core.sealed_store import Mutation, Sealed, SealedStore, revision_key
 from nexus.storage.metastore.memory import MemoryMetastore
 
@@ -36,7 +37,8 @@ def test_an_event_is_stored_with_a_version_and_read_with_its_revision() -> None:
 
 @pytest.mark.parametrize("version", [b"", b"\x00", b"\x02", b"\xff"])
 @pytest.mark.parametrize(
-    ("decode", "what"), [(decode_event, "revision 7"), (decode_metadata, "record")]
+    ("decode", "what"),
+    [(decode_event, "revision 7"), (decode_metadata, "record"), (decode_lock, "lock record")],
 )
 def test_an_unknown_codec_version_is_refused_by_name(
     decode: Callable[[Sealed], Any], what: str, version: bytes
@@ -53,6 +55,18 @@ def test_an_event_that_does_not_decode_names_its_revision(body: bytes) -> None:
     with pytest.raises(CorruptionError, match="the journal entry of revision 7") as caught:
         decode_event(entry(EVENT_VERSION + body))
     assert caught.value.hint
+
+
+def test_a_lock_is_stored_with_a_version() -> None:
+    lock = LockRecord("id", "exclusive", 1000, 1, 2, "ann")
+    stored = encode_lock(lock)
+    assert stored[:1] == LOCK_VERSION == b"\x01"
+    assert decode_lock(entry(stored)) == lock
+
+
+def test_a_lock_that_does_not_decode_is_damage() -> None:
+    with pytest.raises(CorruptionError, match="lock record"):
+        decode_lock(entry(LOCK_VERSION + b"\x91\x05"))
 
 
 def test_metadata_with_text_that_is_not_utf8_is_damage() -> None:

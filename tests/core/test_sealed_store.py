@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from nexus.contracts.errors import NexusError, NoSpaceError, StorageFailedError
+from nexus.contracts.errors import ConflictError, NexusError, NoSpaceError, StorageFailedError
 from nexus.contracts.metastore import Batch, Condition
 from nexus.core.sealed_store import Mutation, SealedStore
 from nexus.storage.metastore.memory import MemoryMetastore
@@ -117,3 +117,46 @@ def test_the_head_is_the_last_put_of_each_commit_and_its_only_condition():
         [(*heads, 0)],
         [(*heads, 1)],
     ]
+
+
+def test_who_lacks_what_it_requires_fails_alone_and_takes_no_revision():
+    driver = GatedStore()
+    store = SealedStore(driver)
+    answers: dict[bytes, object] = {}
+    fenced, free = put(b"fenced"), put(b"free")
+    fenced.require(b"lock", ConflictError("write", "/f", "no lock"))
+
+    def commit(mutation: Mutation) -> None:
+        key = mutation.puts[0][0]
+        try:
+            answers[key] = store.commit(mutation, durable=False)[0]
+        except ConflictError as error:
+            answers[key] = error.reason
+
+    threads = [threading.Thread(target=commit, args=(m,)) for m in (put(b"first"), fenced, free)]
+    threads[0].start()
+    driver.started.wait()
+    for waiting, thread in enumerate(threads[1:], 1):
+        thread.start()
+        while len(store._queue) < waiting:
+            threading.Event().wait(0.001)
+    driver.go_on.set()
+    for thread in threads:
+        thread.join()
+    assert answers == {b"first": 1, b"fenced": "no lock", b"free": 2}
+    assert len(driver.commits) == 2
+    assert store.commits == 2
+    assert store.head().records == 2
+    assert store.get(b"fenced") is None
+
+
+def test_a_commit_of_which_nothing_is_left_writes_nothing():
+    driver = GatedStore()
+    driver.go_on.set()
+    store = SealedStore(driver)
+    mutation = put(b"fenced")
+    mutation.require(b"lock", ConflictError("write", "/f", "no lock"))
+    with pytest.raises(ConflictError):
+        store.commit(mutation, durable=True)
+    assert not driver.commits
+    assert store.commit(put(b"other"), durable=False)[0] == 1

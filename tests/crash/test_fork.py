@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 CHILD = """
-import os, sys
+import asyncio, os, sys
 from nexus.contracts.errors import ClosedError
+from nexus.sdk.aio import AsyncView
 from nexus.sdk import OperationContext, collect, connect, fsck
 
 data_dir, end = sys.argv[1:]
 nx = connect({"data_dir": data_dir})
 nx.write("/f", b"before")
+held = nx.sys_lock("/f")
 view = nx.bind(OperationContext("ada"))
 child = os.fork()
 if child == 0:
@@ -27,6 +29,15 @@ if child == 0:
         lambda: nx.history(), lambda: nx.write_content(b"x"), lambda: nx.sys_setattr("/f", mode=1),
         lambda: nx.sys_write("/f", b"x"), lambda: view.read("/f"),
         lambda: collect(nx, retention_s=0, grace_s=0), lambda: fsck(nx),
+        lambda: nx.sys_lock("/f"), lambda: nx.sys_lock("/f", lock_id=held),
+        lambda: nx.sys_unlock("/f", force=True), lambda: nx.sys_watch("/f", 0, since=0),
+        lambda: nx.lock("/f"), lambda: nx.unlock("/f", held),
+        lambda: nx.locked("/g").__enter__(), lambda: next(nx.watch("/", since=0)),
+        lambda: nx.sys_stat("/f", include_lock=True), lambda: nx.list("/__sys__/locks"),
+        lambda: view.sys_lock("/f"), lambda: view.sys_watch("/f", 0),
+        lambda: nx.write("/f", b"x", lock_token=held.token),
+        lambda: asyncio.run(AsyncView(nx).lock("/f")),
+        lambda: asyncio.run(AsyncView(nx).sys_watch("/f", 0)),
     )
     for call in calls:
         try:
@@ -43,7 +54,9 @@ if child == 0:
 _, status = os.waitpid(child, 0)
 assert os.waitstatus_to_exitcode(status) == 7, status
 assert nx.read("/f") == b"before"
-nx.write("/f", b"after")
+assert nx.sys_watch("/f", 0, since=0) is not None
+nx.write("/f", b"after", lock_token=held.token)
+assert nx.sys_unlock("/f", held)
 owner = open(os.path.join(data_dir, "LOCK")).read() if data_dir != ":memory:" else str(os.getpid())
 assert owner.split()[0] == str(os.getpid())
 assert fsck(nx).clean

@@ -16,15 +16,18 @@ from typer.core import TyperGroup
 from nexus import __version__
 from nexus.cli import (
     audit,
+    channels,
     doctor,
     files,
     listing,
+    locks,
     maintenance,
     mounts,
     services,
     settings,
     transfer,
     tree,
+    watch,
 )
 from nexus.cli.context import Options, output_of
 from nexus.cli.errors import (
@@ -143,6 +146,7 @@ def common(
 
 
 _FILES, _TREES, _MOUNTS, _UPKEEP = "Files", "Listings", "Mounts and transfer", "Upkeep"
+_TOGETHER = "Working together"
 
 for _panel, _commands in {
     _FILES: (
@@ -156,6 +160,7 @@ for _panel, _commands in {
         files.mkdir,
     ),
     _TREES: (listing.ls, tree.tree, listing.glob, listing.grep, listing.log),
+    _TOGETHER: (locks.lock, locks.unlock, locks.locks, watch.watch),
     _MOUNTS: (mounts.mount, mounts.unmount, mounts.mounts),
     _UPKEEP: (services.services, audit.audit, maintenance.fsck, maintenance.gc, doctor.doctor),
 }.items():
@@ -164,4 +169,6 @@ for _panel, _commands in {
 
 app.command("import", rich_help_panel=_MOUNTS)(transfer.import_)
 app.command(rich_help_panel=_MOUNTS)(transfer.export)
+app.add_typer(channels.pipe, name="pipe", rich_help_panel="Messages")
+app.add_typer(channels.stream, name="stream", rich_help_panel="Messages")
 app.add_typer(settings.app, name="config", rich_help_panel=_UPKEEP)

@@ -19,8 +19,11 @@ from nexus.contracts.errors import (
     ContentNotFoundError,
     DataDirectoryLockedError,
     DirectoryNotEmptyError,
+    EndOfStreamError,
+    EventsLost,
     InvalidArgumentError,
     InvalidPathError,
+    LockOrderError,
     LockTimeoutError,
     NexusError,
     NoSpaceError,
@@ -31,6 +34,9 @@ from nexus.contracts.errors import (
     PathNotFoundError,
     ReadOnlyError,
     StorageError,
+    StreamOffsetError,
+    WaitTimeoutError,
+    WouldBlock,
 )
 
 EXIT_OK = 0
@@ -55,6 +61,7 @@ _EXIT_CODES: tuple[tuple[type[NexusError], int], ...] = (
     (PathNotFoundError, EXIT_NOT_FOUND),
     (PathExistsError, EXIT_CONFLICT),
     (ConflictError, EXIT_CONFLICT),
+    (EventsLost, EXIT_CONFLICT),
     (DirectoryNotEmptyError, EXIT_CONFLICT),
     (BusyError, EXIT_CONFLICT),
     (PathIsDirectoryError, EXIT_CONFLICT),
@@ -63,6 +70,11 @@ _EXIT_CODES: tuple[tuple[type[NexusError], int], ...] = (
     (ReadOnlyError, EXIT_DENIED),
     (DataDirectoryLockedError, EXIT_LOCKED),
     (LockTimeoutError, EXIT_LOCKED),
+    (LockOrderError, EXIT_LOCKED),
+    (WouldBlock, EXIT_LOCKED),
+    (WaitTimeoutError, EXIT_LOCKED),
+    (StreamOffsetError, EXIT_NOT_FOUND),
+    (EndOfStreamError, EXIT_NOT_FOUND),
 )
 
 

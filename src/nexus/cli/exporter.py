@@ -16,7 +16,7 @@ from nexus.cli.files import existing, read_pieces
 from nexus.cli.output import Report
 from nexus.contracts.errors import ConflictError, PathExistsError, PathNotDirectoryError
 from nexus.contracts.filesystem import NexusFilesystem
-from nexus.contracts.metadata import Stat
+from nexus.contracts.metadata import CHANNEL_TYPES, Stat
 from nexus.lib.disk import Disk, can_syncfs
 from nexus.lib.paths import normalize, parent
 
@@ -36,7 +36,7 @@ class Exporter:
         self._base = self._path if self._top["is_directory"] else parent(self._path)
         self._disk = Disk()
         self._root_fd = -1
-        self._files = self._directories = self._bytes = 0
+        self._files = self._directories = self._bytes = self._skipped = 0
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -45,13 +45,15 @@ class Exporter:
             "files": self._files,
             "directories": self._directories,
             "bytes": self._bytes,
-            "skipped": 0,
+            "skipped": self._skipped,
         }
 
     def check(self) -> int:
         """Return the bytes to come. Errors: PathExistsError for the first file in the way."""
         total = 0
         for stat in self._stats():
+            if stat["entry_type"] in CHANNEL_TYPES:
+                continue
             total += 0 if stat["is_directory"] else stat["size"]
             host = self._host_path(stat["path"])
             if not self._force and not stat["is_directory"] and os.path.lexists(host):
@@ -84,6 +86,9 @@ class Exporter:
 
     def _export(self, stat: Stat, progress: Report) -> None:
         path: str = stat["path"]
+        if stat["entry_type"] in CHANNEL_TYPES:
+            self._skipped += 1  # messages are for who reads them, not for a copy
+            return
         host = self._host_path(path)
         names = path[len(self._base.rstrip("/")) + 1 :].split("/")
         try:

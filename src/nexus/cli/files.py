@@ -80,8 +80,11 @@ def cat(
     """Print files, byte for byte, one after the other."""
     with session(ctx, as_json) as (nx, output):
         if output.as_json:
-            data = [(path, nx.read(path, count, offset, version=version)) for path in paths]
-            output.listing([[_content(path, content) for path, content in data]])
+            data = [
+                (path, b"".join(read_pieces(nx, path, offset=offset, count=count, version=version)))
+                for path in paths
+            ]
+            output.listing([[content_of(path, content) for path, content in data]])
             return
         for path in paths:
             for piece in read_pieces(nx, path, offset=offset, count=count, version=version):
@@ -89,7 +92,8 @@ def cat(
         sys.stdout.buffer.flush()
 
 
-def _content(path: str, data: bytes) -> dict[str, Any]:
+def content_of(path: str, data: bytes) -> dict[str, Any]:
+    """Return what ``--json`` shows of bytes: as text where they are text, else in base64."""
     try:
         text, encoding = data.decode(), "utf-8"
     except UnicodeDecodeError:

@@ -19,7 +19,7 @@ from nexus.cli.files import existing
 from nexus.cli.output import Output, human_size, iso_time, local_time, printable
 from nexus.contracts.errors import InvalidArgumentError
 from nexus.contracts.filesystem import NexusFilesystem
-from nexus.contracts.metadata import DirectoryPage, Stat
+from nexus.contracts.metadata import CHANNEL_TYPES, DirectoryPage, Stat
 
 PAGE = 1000
 
@@ -102,6 +102,8 @@ def _long(stat: Stat, full_path: bool, *, for_people: bool) -> tuple[str, ...]:
     if "mode" not in stat:  # a view of the kernel, beneath /__sys__
         return ("", "", "", "", "", name)
     kind = mode_bits.S_IFDIR if stat["is_directory"] else mode_bits.S_IFREG
+    if stat["entry_type"] in CHANNEL_TYPES:
+        kind = mode_bits.S_IFIFO
     mode = mode_bits.filemode(kind | stat["mode"])
     size, time = stat["size"], stat["modified_at"]
     if for_people:

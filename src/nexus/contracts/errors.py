@@ -21,6 +21,12 @@ exception a Python programmer would catch, with ``errno`` and ``filename`` set::
     |-- NotSupportedError           OSError                   ENOTSUP
     |-- ConflictError               BlockingIOError           EAGAIN
     |-- LockTimeoutError            TimeoutError              ETIMEDOUT
+    |-- WouldBlock                  BlockingIOError           EAGAIN
+    |-- WaitTimeoutError            TimeoutError              ETIMEDOUT
+    |-- StreamOffsetError           LookupError               ERANGE
+    |-- EndOfStreamError            EOFError                  ENODATA
+    |-- LockOrderError              RuntimeError              EDEADLK
+    |-- EventsLost                  OSError                   EOVERFLOW
     |-- DataDirectoryLockedError    BlockingIOError           EWOULDBLOCK
     `-- StorageError                OSError                   EIO
         |-- NoSpaceError                                      ENOSPC
@@ -164,7 +170,7 @@ class NotSupportedError(NexusError, OSError):
 
 
 class ConflictError(NexusError, BlockingIOError):
-    """A precondition (``if_match``, ``if_none_match``, a compare condition) did not hold."""
+    """A precondition (``if_match``, ``lock_token``, a compare condition, …) did not hold."""
 
     code = _errno.EAGAIN
 
@@ -174,6 +180,85 @@ class LockTimeoutError(NexusError, TimeoutError):
 
     code = _errno.ETIMEDOUT
     retryable = True
+
+
+class WouldBlock(NexusError, BlockingIOError):
+    """The call would have to wait, and was asked not to."""
+
+    code = _errno.EAGAIN
+    retryable = True
+
+
+class WaitTimeoutError(NexusError, TimeoutError):
+    """What a call waited for did not come within its timeout; nothing was taken or written."""
+
+    code = _errno.ETIMEDOUT
+    retryable = True
+
+
+class StreamOffsetError(NexusError, LookupError):
+    """The stream does not hold the message at this offset; ``begin`` and ``end`` say what it holds.
+
+    Below ``begin`` it had the message and let go of it; past ``end`` it never had one.
+    """
+
+    code = _errno.ERANGE
+
+    def __init__(
+        self, operation: str, path: str | None, offset: int, *, begin: int, end: int
+    ) -> None:
+        reason = f"nothing is kept at offset {offset}, but from {begin} to before {end}"
+        super().__init__(operation, path, reason, hint=f"read on from offset {begin}")
+        self.offset = offset
+        self.begin = begin
+        self.end = end
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = self.operation, self.path, self.offset, self.begin, self.end
+        return _rebuild_offset, fields
+
+
+def _rebuild_offset(
+    operation: str, path: str | None, offset: int, begin: int, end: int
+) -> StreamOffsetError:
+    return StreamOffsetError(operation, path, offset, begin=begin, end=end)
+
+
+class EndOfStreamError(NexusError, EOFError):
+    """Every message of the stream was read, and nobody will write another."""
+
+    code = _errno.ENODATA
+
+
+class LockOrderError(NexusError, RuntimeError):
+    """Locks were taken in a forbidden order; only with ``NEXUS_DEBUG_LOCK_ORDER=1``."""
+
+    code = _errno.EDEADLK
+
+
+class EventsLost(NexusError, OSError):
+    """The journal does not go back to where a watch wants to go on: events are missing.
+
+    ``revision`` is the present one. Look at what is there now, then watch from it.
+    """
+
+    code = _errno.EOVERFLOW
+
+    def __init__(
+        self,
+        operation: str,
+        path: str | None,
+        reason: str,
+        *,
+        hint: str | None = None,
+        revision: int = 0,
+    ) -> None:
+        super().__init__(operation, path, reason, hint=hint)
+        self.revision = revision
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild, arguments = super().__reduce__()
+        return rebuild, arguments, {"revision": self.revision}
 
 
 class DataDirectoryLockedError(NexusError, BlockingIOError):

@@ -22,6 +22,9 @@ ENTRY_TYPE_NAMES = ("file", "directory", "mount", "pipe", "stream", "external_st
 DIRECTORY_TYPES = frozenset({DT_DIR, DT_MOUNT, DT_EXTERNAL_STORAGE})
 """Entry types that can have entries beneath them."""
 
+CHANNEL_TYPES = frozenset({DT_PIPE, DT_STREAM})
+"""Entry types that carry messages."""
+
 DEFAULT_FILE_MODE = 0o644
 DEFAULT_DIRECTORY_MODE = 0o755
 
@@ -30,11 +33,12 @@ Stat: TypeAlias = dict[str, Any]
 """What ``sys_stat`` returns; its keys are listed in docs/syscalls.md."""
 
 
-class FileMetadata(msgspec.Struct, frozen=True, array_like=True, omit_defaults=False):
+class FileMetadata(msgspec.Struct, frozen=True, array_like=True, omit_defaults=False, gc=False):
     """One entry of the tree, as stored. Times are integer nanoseconds since the Unix epoch.
 
     The path is the key of the record and the revision is in its seal, so neither is repeated
-    here. Stored as an array: a new field goes last and has a default.
+    here. Stored as an array: a new field goes last and has a default. Values of custom attributes
+    are plain, so no cycle can run through a record, and the collector of cycles need not look.
     """
 
     entry_type: int
@@ -54,6 +58,22 @@ class FileMetadata(msgspec.Struct, frozen=True, array_like=True, omit_defaults=F
     mount: dict[str, Any] | None = None
     first_version: int = 1
     """The version with which this file came to its path: over 1 where it was moved there."""
+    channel_id: str | None = None
+    """Names what a pipe or a stream holds, as ``etag`` names what a file does."""
+
+
+class StreamMessage(bytes):
+    """A message read from a stream, which also says where it was and where the next one is."""
+
+    offset: int
+    next_offset: int
+
+    def __new__(cls, message: bytes, offset: int) -> StreamMessage:
+        """Return a message at an offset."""
+        self = super().__new__(cls, message)
+        self.offset = offset
+        self.next_offset = offset + 1
+        return self
 
 
 class DirectoryPage(list[Any]):

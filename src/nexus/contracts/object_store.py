@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from nexus.contracts.errors import ConflictError, ContentNotFoundError
 from nexus.contracts.metadata import Buffer
+from nexus.contracts.stream_backend import StreamStore
 
 PIECE_BYTES = 1 << 20
 """Default size of one piece of a stream."""
@@ -282,6 +283,9 @@ class ContentStoreABC(ObjectStoreABC):
     (the hash is then that of the manifest). The same bytes have the same id. Every read is
     verified: damaged bytes raise CorruptionError and are never returned.
     """
+
+    streams: StreamStore | None = None
+    """Where the streams of a mount of this store are kept; None: it can have none."""
 
     @abstractmethod
     def write_content(self, data: Buffer | Iterable[Buffer]) -> Content:

@@ -12,7 +12,9 @@ The calling rule, for one call at one :class:`HookPoint`:
 2. PRE: hooks run in the caller's thread, one after the other, in registration order. They may
    change the fields of the context, which is what the call then does; what they raise reaches
    the caller, and nothing was read or written.
-3. The call itself: lock, I/O, commit, unlock.
+3. The call itself: lock, I/O, commit, unlock. A call that waits, for a message, an advisory lock
+   or an event, holds nothing meanwhile, and nobody who unregisters a hook waits for it: the POST
+   hooks that it meets afterwards are those of that time.
    Within the commit, where there is a recorder: it makes a record that is stored with the change.
 4. POST: as PRE, with the answer, and only after a call that succeeded. No I/O lock is held.
    What it raises is logged; the call stays done.
@@ -33,8 +35,9 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar, runtime_c
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.file_events import FileEvent
-from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
-from nexus.contracts.metadata import Buffer, DirectoryPage, Stat
+from nexus.contracts.filesystem.syscalls import WATCH_TIMEOUT_S, Precondition, WriteRequest
+from nexus.contracts.lock_manager import DEFAULT_TTL_S, EXCLUSIVE, LockId
+from nexus.contracts.metadata import DT_PIPE, Buffer, DirectoryPage, Stat
 from nexus.contracts.object_store import ObjectStoreABC
 
 PRE: Final = "pre"
@@ -51,16 +54,23 @@ class VFSContext:
 
 @dataclass(slots=True)
 class ReadContext(VFSContext):
-    """sys_read: ``count`` bytes (None: to the end) from ``offset``, of a version (None: now)."""
+    """sys_read: ``count`` bytes (None: to the end) from ``offset``, of a version (None: now).
+
+    Of a pipe or a stream a message, for which it waits ``timeout`` seconds (None: without end).
+    """
 
     count: int | None = None
     offset: int = 0
     version: int | None = None
+    timeout: float | None = None
 
 
 @dataclass(slots=True)
 class WriteContext(VFSContext):
-    """sys_write, or the write of one whole file, whose ``offset`` is None."""
+    """sys_write, or the write of one whole file, whose ``offset`` is None.
+
+    ``timeout`` is for a message that waits for room in a pipe (None: without end).
+    """
 
     buf: Buffer | Iterable[Buffer] = b""
     offset: int | None = None
@@ -68,6 +78,7 @@ class WriteContext(VFSContext):
     create: bool = False
     parents: bool = False
     append: bool = False
+    timeout: float | None = None
 
 
 @dataclass(slots=True)
@@ -114,8 +125,18 @@ class MkdirContext(VFSContext):
 
 
 @dataclass(slots=True)
+class MknodContext(VFSContext):
+    """sys_setattr with DT_PIPE or DT_STREAM: a capacity of None is the default."""
+
+    entry_type: int = DT_PIPE
+    capacity_bytes: int | None = None
+
+
+@dataclass(slots=True)
 class StatContext(VFSContext):
     """sys_stat, and with it access, exists and is_directory."""
+
+    include_lock: bool = False
 
 
 @dataclass(slots=True)
@@ -154,6 +175,34 @@ class ContentContext(VFSContext):
     writing: bool = False
 
 
+@dataclass(slots=True)
+class LockContext(VFSContext):
+    """sys_lock; with the ``lock_id`` of a held lock it is to be extended."""
+
+    mode: str = EXCLUSIVE
+    ttl: float = DEFAULT_TTL_S
+    max_holders: int | None = None
+    lock_id: str | None = None
+    timeout: float = 0.0
+
+
+@dataclass(slots=True)
+class UnlockContext(VFSContext):
+    """sys_unlock of one hold, or with ``force`` of every one."""
+
+    lock_id: str | None = None
+    force: bool = False
+
+
+@dataclass(slots=True)
+class WatchContext(VFSContext):
+    """sys_watch for one event."""
+
+    timeout: float = WATCH_TIMEOUT_S
+    recursive: bool = False
+    since: int | str | None = None
+
+
 C_contra = TypeVar("C_contra", bound=VFSContext, contravariant=True)
 R_contra = TypeVar("R_contra", contravariant=True)
 C = TypeVar("C", bound=VFSContext)
@@ -182,16 +231,20 @@ RMDIR: Final = HookPoint[RmdirContext, Stat]("rmdir", RmdirContext, mutates=True
 RENAME: Final = HookPoint[RenameContext, Stat]("rename", RenameContext, mutates=True)
 COPY: Final = HookPoint[CopyContext, Stat]("copy", CopyContext, mutates=True)
 MKDIR: Final = HookPoint[MkdirContext, Stat]("mkdir", MkdirContext, mutates=True)
+MKNOD: Final = HookPoint[MknodContext, Stat]("mknod", MknodContext, mutates=True)
 STAT: Final = HookPoint[StatContext, Stat | None]("stat", StatContext, mutates=False)
 READDIR: Final = HookPoint[ReaddirContext, DirectoryPage]("readdir", ReaddirContext, mutates=False)
 SETATTR: Final = HookPoint[SetattrContext, Stat]("setattr", SetattrContext, mutates=True)
 MOUNT: Final = HookPoint[MountContext, Stat]("mount", MountContext, mutates=True)
 UNMOUNT: Final = HookPoint[UnmountContext, Stat]("unmount", UnmountContext, mutates=True)
 CONTENT: Final = HookPoint[ContentContext, Any]("content", ContentContext, mutates=False)
+LOCK: Final = HookPoint[LockContext, LockId | None]("lock", LockContext, mutates=False)
+UNLOCK: Final = HookPoint[UnlockContext, bool]("unlock", UnlockContext, mutates=False)
+WATCH: Final = HookPoint[WatchContext, FileEvent | None]("watch", WatchContext, mutates=False)
 
 POINTS: Final[tuple[HookPoint[Any, Any], ...]] = (
-    *(READ, WRITE, BATCH, DELETE, RMDIR, RENAME, COPY, MKDIR, STAT, READDIR),
-    *(SETATTR, MOUNT, UNMOUNT, CONTENT),
+    *(READ, WRITE, BATCH, DELETE, RMDIR, RENAME, COPY, MKDIR, MKNOD, STAT, READDIR),
+    *(SETATTR, MOUNT, UNMOUNT, CONTENT, LOCK, UNLOCK, WATCH),
 )
 """Every point there is."""
 

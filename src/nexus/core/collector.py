@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from nexus.contracts.errors import BusyError, InvalidArgumentError, shown
+from nexus.contracts.lock_manager import LockManagerABC
 from nexus.contracts.object_store import ContentStoreABC
 from nexus.core.arguments import MAX_TIME_S
 from nexus.core.inode_table import InodeTable, Version, journal_records
@@ -56,7 +57,9 @@ class Collector:
         volumes_in_use: Callable[[], AbstractContextManager[list[Volume]]],
         clock_ns: Callable[[], int],
         sync: Callable[[], None],
+        locks: LockManagerABC,
     ) -> None:
+        self._locks = locks
         self._sync = sync
         self._store = store
         self._volumes_in_use = volumes_in_use
@@ -106,6 +109,7 @@ class Collector:
             if isinstance(volume, InodeVolume | PathVolume):
                 self._prune_versions(volume.table, keep_from, report, progress)
         if not report.dry_run:
+            self._locks.forget_expired()
             # What supersedes the content to be set aside must survive a power cut first.
             self._sync()
         grace_start_ns = now_ns - grace_ns
@@ -128,7 +132,8 @@ class Collector:
             batch.append(record)
             report.journal_entries += 1
             if len(batch) == _BATCH:
-                self._drop(batch, record.revision, report)
+                # Of this revision there may be more events, so it does not count as kept.
+                self._drop(batch, record.revision + 1, report)
                 progress("journal", report.journal_entries)
         self._drop(batch, keep_from, report)
         return keep_from

@@ -7,10 +7,11 @@ counterparts: ``call_int_hook`` of the LSM framework, ``fsnotify``.
 
 Invariants:
 
-1. A call sees the hooks of one moment: the tables are replaced whole, never changed.
+1. A call sees the hooks of one moment: the tables are replaced whole, never changed. A call that
+   waits sees those of a second moment once it goes on.
 2. Hooks come and go without a gap: replacing those of a service is one step.
 3. When hooks are unregistered no call that saw them is left, unless one hangs or the caller is
-   inside of one itself.
+   inside of one itself. A call that waits is not counted: it calls no hook before it is again.
 4. A hook that has not returned in ``hang_timeout_s`` is reported once. It keeps its own caller
    waiting and nobody else.
 5. A point is in :attr:`KernelDispatch.live` exactly while something would be called for it.
@@ -24,8 +25,8 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -34,6 +35,7 @@ from nexus.contracts.vfs_hooks import (
     POINTS,
     POST,
     PRE,
+    Handled,
     HookPoint,
     HookSpec,
     Interceptor,
@@ -50,6 +52,7 @@ from nexus.core.sealed_store import SealedStore
 from nexus.lib.paths import normalize, parent
 
 HANG_TIMEOUT_S: Final = 30.0
+_COUNTED_NOWHERE: Final = nullcontext()
 
 C = TypeVar("C", bound=VFSContext)
 R = TypeVar("R")
@@ -72,7 +75,16 @@ class _Tables:
     )
     by_prefix: Mapping[str, tuple[_Registered, ...]] = field(default_factory=dict)
     without_prefix: tuple[_Registered, ...] = ()
-    calls: set[object] = field(default_factory=set)
+    calls: set[_Call] = field(default_factory=set)
+
+
+class _Call:
+    """The account of one call: whose tables it sees, None while it waits."""
+
+    __slots__ = ("tables",)
+
+    def __init__(self) -> None:
+        self.tables: _Tables | None = None
 
 
 class _Running:
@@ -219,20 +231,72 @@ class KernelDispatch:
 
     def run(self, point: HookPoint[C, R], ctx: C, call: Callable[[C], R]) -> R:
         """Take one call through its phases. Errors: those of resolvers, PRE hooks and the call."""
-        with self._counted() as tables:
+        with self._counted() as account:
+            handled = self._before(account, point, ctx)
+            if handled is not None:
+                return handled.result  # type: ignore[no-any-return]
+            with self.observers.operation() as operation:
+                with self._as_current(account):
+                    result = call(ctx)
+                self._after(account, point, ctx, result, operation)
+            return result
+
+    async def run_async(
+        self, point: HookPoint[C, R], ctx: C, call: Callable[[C], Awaitable[R]]
+    ) -> R:
+        """As :meth:`run`, for a call that waits without a thread and commits no events.
+
+        Hooks run in the thread of the event loop.
+        """
+        with self._counted() as account:
+            handled = self._before(account, point, ctx)
+        if handled is not None:
+            return handled.result  # type: ignore[no-any-return]
+        result = await call(ctx)
+        with self._counted() as account, self.observers.operation() as operation:
+            self._after(account, point, ctx, result, operation)
+        return result
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Return a block in which the call under way waits, and in which it is not counted."""
+        account: _Call | None = getattr(self._local, "current", None)
+        # None: nothing was hooked where the call began.
+        return _COUNTED_NOWHERE if account is None else self._uncounted(account)
+
+    @contextmanager
+    def _uncounted(self, account: _Call) -> Iterator[None]:
+        self._leave(account)
+        try:
+            yield
+        finally:
+            self._enter(account)
+
+    def _before(
+        self, account: _Call, point: HookPoint[Any, Any], ctx: VFSContext
+    ) -> Handled | None:
+        tables = _tables_seen(account)
+        with self._as_current(None):
             for resolver in _resolvers_for(tables, ctx.path):
                 with self._timed(resolver, point, "resolver"):
                     handled = resolver.item.try_resolve(point, ctx)  # type: ignore[union-attr]
                 if handled is not None:
-                    return handled.result  # type: ignore[no-any-return]
+                    return handled
             for entry in tables.hooks.get((point, PRE), ()):
                 with self._timed(entry, point, "pre hook"):
                     entry.item.hook(ctx)  # type: ignore[union-attr]
-            with self.observers.operation() as operation:
-                result = call(ctx)
-                for entry in tables.hooks.get((point, POST), ()):
-                    self._call_post(entry, point, ctx, result, operation)
-            return result
+        return None
+
+    def _after(
+        self,
+        account: _Call,
+        point: HookPoint[Any, Any],
+        ctx: VFSContext,
+        result: object,
+        operation: Operation,
+    ) -> None:
+        with self._as_current(None):
+            for entry in _tables_seen(account).hooks.get((point, POST), ()):
+                self._call_post(entry, point, ctx, result, operation)
 
     def _call_post(
         self,
@@ -249,20 +313,38 @@ class KernelDispatch:
             _log.exception("post hook of %s failed after %s %s", entry.owner, point.name, ctx.path)
 
     @contextmanager
-    def _counted(self) -> Iterator[_Tables]:
-        call = object()
-        with self._mutex:
-            tables = self._tables
-            tables.calls.add(call)
-        calls: list[object] = self._local.__dict__.setdefault("calls", [])
-        calls.append(call)
+    def _counted(self) -> Iterator[_Call]:
+        account = _Call()
+        self._enter(account)
+        calls: list[_Call] = self._local.__dict__.setdefault("calls", [])
+        calls.append(account)
         try:
-            yield tables
+            yield account
         finally:
-            calls.remove(call)
-            with self._left:
-                tables.calls.discard(call)
-                self._left.notify_all()
+            calls.remove(account)
+            self._leave(account)
+
+    def _enter(self, account: _Call) -> None:
+        with self._mutex:
+            account.tables = self._tables
+            account.tables.calls.add(account)
+
+    def _leave(self, account: _Call) -> None:
+        with self._left:
+            if account.tables is not None:
+                account.tables.calls.discard(account)
+                account.tables = None
+            self._left.notify_all()
+
+    @contextmanager
+    def _as_current(self, account: _Call | None) -> Iterator[None]:
+        """Say which call of this thread is in the kernel now; None while a hook is called."""
+        outer = getattr(self._local, "current", None)
+        self._local.current = account
+        try:
+            yield
+        finally:
+            self._local.current = outer
 
     @contextmanager
     def _timed(
@@ -438,6 +520,11 @@ def _tables_of(registered: tuple[_Registered, ...]) -> _Tables:
         else:
             without_prefix = (*without_prefix, entry)
     return _Tables(registered, hooks, by_prefix, without_prefix)
+
+
+def _tables_seen(account: _Call) -> _Tables:
+    assert account.tables is not None
+    return account.tables
 
 
 def _resolvers_for(tables: _Tables, path: str) -> Iterator[_Registered]:

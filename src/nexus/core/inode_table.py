@@ -6,7 +6,8 @@ permissions, preconditions or content. Unix counterpart: an inode cache over a j
 
 Keyspaces (docs/formats.md has the bytes): ``C`` current records by zone, volume, depth and path,
 so that the children of a directory lie side by side and a subtree is one range a level; ``V``
-version records by path and revision; ``J`` journal entries by revision.
+version records by path and revision; ``J`` journal entries by revision. Those of other modules
+are known to :func:`parse_key` alone.
 
 Invariants:
 
@@ -14,6 +15,8 @@ Invariants:
 2. A cached record equals the stored one. It is dropped before its commit and set after it, and a
    reader keeps what it read only if no commit began, ran or ended meanwhile (``_epoch``,
    ``_committing``): one that is in the store but not in the cache yet must not be mixed with it.
+3. ``_possible`` has, of a directory that was made here, at least every name that is in it: a name
+   is noted before its commit. So a name that it lacks is not there, without asking the store.
 
 Lock order: the VFS lock of the paths concerned, SealedStore's turn, ``_cache_lock`` (a leaf).
 """
@@ -21,16 +24,15 @@ Lock order: the VFS lock of the paths concerned, SealedStore's turn, ``_cache_lo
 from __future__ import annotations
 
 import heapq
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from nexus.contracts.errors import CorruptionError, InvalidArgumentError
+from nexus.contracts.errors import ConflictError, CorruptionError, InvalidArgumentError
 from nexus.contracts.file_events import FileEvent
-from nexus.contracts.metadata import FileMetadata, Stat
+from nexus.contracts.metadata import DT_DIR, FileMetadata, Stat
 from nexus.core.sealed_store import (
     CHAIN_TIP,
     Mutation,
@@ -39,7 +41,8 @@ from nexus.core.sealed_store import (
     revision_key,
     revision_of,
 )
-from nexus.lib.paths import depth, parent
+from nexus.lib.lock_order import Level, ordered_lock
+from nexus.lib.paths import depth, name, parent
 
 METADATA_VERSION = b"\x01"
 EVENT_VERSION = b"\x01"
@@ -95,7 +98,7 @@ def _encoded(value: FileMetadata | FileEvent) -> bytes:
 
 def decode_metadata(record: Sealed) -> FileMetadata:
     """Return the metadata of a record. Errors: CorruptionError."""
-    return _decoded(record, METADATA_VERSION, f"record {record.key!r}", _decode_metadata)
+    return decode_versioned(record, METADATA_VERSION, f"record {record.key!r}", _decode_metadata)
 
 
 def encode_event(event: FileEvent) -> bytes:
@@ -104,13 +107,15 @@ def encode_event(event: FileEvent) -> bytes:
 
 
 def decode_event(record: Sealed) -> FileEvent:
-    """Return the event of a journal entry, with its revision. Errors: CorruptionError."""
+    """Return the event of a journal entry, with its position. Errors: CorruptionError."""
     what = f"the journal entry of revision {record.revision}"
-    event = _decoded(record, EVENT_VERSION, what, _decode_file_event)
-    return msgspec.structs.replace(event, revision=record.revision)
+    event = decode_versioned(record, EVENT_VERSION, what, _decode_file_event)
+    sequence = int.from_bytes(record.key[-4:], "big")
+    return msgspec.structs.replace(event, revision=record.revision, sequence=sequence)
 
 
-def _decoded(record: Sealed, version: bytes, what: str, decode: Callable[[bytes], T]) -> T:
+def decode_versioned(record: Sealed, version: bytes, what: str, decode: Callable[[bytes], T]) -> T:
+    """Return what a payload says after its codec version. Errors: CorruptionError."""
     payload = record.payload
     if payload[:1] != version:
         raise CorruptionError(
@@ -130,15 +135,20 @@ def _decoded(record: Sealed, version: bytes, what: str, decode: Callable[[bytes]
 class InodeTable:
     """The records of one volume. Shared by all threads."""
 
+    has_whole_trees = True
+    """Whether invariant 1 holds, so that nothing lies in a directory that has just been made."""
+
     def __init__(self, store: SealedStore, zone_id: str, volume_id: str) -> None:
         self.store = store
         place = _key_part(zone_id) + _key_part(volume_id)
         self.current_prefix = b"C" + place
         self.version_prefix = b"V" + place
-        self._cache_lock = threading.Lock()  # guards all below; single lookups go without
+        self._cache_lock = ordered_lock(Level.THREAD)  # guards all below; single lookups go without
         self._cache: dict[str, Inode | None] = {}  # None: nothing is there
         self._listings: dict[str, list[str]] = {}
         self._listed_names = 0
+        self._possible: dict[str, set[str]] = {}
+        self._possible_names = 0
         self._epoch = 0
         self._committing: set[object] = set()
         self._end_notices = store.on_uncertain(self.drop_cache)
@@ -154,6 +164,9 @@ class InodeTable:
         found: Inode | None = self._cache.get(path, _UNKNOWN)
         if found is not _UNKNOWN:
             return found
+        possible = self._possible.get(parent(path))
+        if possible is not None and name(path) not in possible:
+            return None
         epoch = self._epoch
         record = self.store.get(self.key(path))
         inode = None if record is None else Inode(decode_metadata(record), record)
@@ -302,12 +315,16 @@ class InodeTable:
             self._cache.clear()
             self._listings.clear()
             self._listed_names = 0
+            self._possible.clear()
+            self._possible_names = 0
 
     def begin(self, commit: object, changes: dict[str, Change]) -> None:
         """Drop what a commit is about to change, and keep nothing new until :meth:`end`."""
         with self._cache_lock:
             self._committing.add(commit)
             self._drop_locked(changes)
+            if self.has_whole_trees and self.store.cacheable:
+                self._note_possible_locked(changes)
 
     def end(self, commit: object, changes: dict[str, Change], written: dict[bytes, Sealed]) -> None:
         """Keep what the commit has ``written``; nothing after one that failed."""
@@ -319,6 +336,26 @@ class InodeTable:
                 if record is not None and change.meta is not None and self.store.cacheable:
                     self._keep_locked(path, Inode(change.meta, record))
 
+    def _note_possible_locked(self, changes: dict[str, Change]) -> None:
+        """Note which names may be in directories that were made here, before they are there."""
+        for path, change in changes.items():
+            # Where a directory's own record was lost, its entries are there before it.
+            if change.makes_directory and not self.store.holds_any(self._children_prefix(path)):
+                self._forget_possible_locked(path)
+                self._possible[path] = set()
+        for path, change in changes.items():
+            names = self._possible.get(parent(path)) if change.makes_name else None
+            if names is not None:
+                names.add(name(path))
+                self._possible_names += 1
+                if len(names) > _LARGEST_CACHED_LISTING:
+                    self._forget_possible_locked(parent(path))
+        while self._possible and self._possible_names > CACHED_LISTING_NAMES:
+            self._forget_possible_locked(next(iter(self._possible)))
+
+    def _forget_possible_locked(self, directory: str) -> None:
+        self._possible_names -= len(self._possible.pop(directory, ()))
+
     def _drop_locked(self, changes: dict[str, Change]) -> None:
         self._epoch += 1
         for path, change in changes.items():
@@ -326,6 +363,8 @@ class InodeTable:
             if change.moves_name:
                 self._forget_listing_locked(parent(path))
                 self._forget_listing_locked(path)
+                if change.meta is None:
+                    self._forget_possible_locked(path)
 
 
 class OverlayTable(InodeTable):
@@ -334,6 +373,8 @@ class OverlayTable(InodeTable):
     Only paths that were changed through the kernel have a record, so parents may be missing and
     keys are flat: a subtree is one range.
     """
+
+    has_whole_trees = False
 
     def __init__(self, store: SealedStore, zone_id: str, volume_id: str) -> None:
         super().__init__(store, zone_id, volume_id)
@@ -358,6 +399,16 @@ class Change(NamedTuple):
     replaced: Inode | None
 
     @property
+    def makes_name(self) -> bool:
+        """Whether the name appears in its directory."""
+        return self.meta is not None and self.replaced is None
+
+    @property
+    def makes_directory(self) -> bool:
+        """Whether a directory appears, in which nothing can be yet."""
+        return self.makes_name and self.meta is not None and self.meta.entry_type == DT_DIR
+
+    @property
     def moves_name(self) -> bool:
         """Whether the name appears in, or disappears from, its directory."""
         return self.meta is None or self.replaced is None
@@ -375,6 +426,7 @@ class Transaction:
         self._changes: dict[InodeTable, dict[str, Change]] = {}
         self._events: list[FileEvent] = []
         self._on_finish: list[Callable[[], None]] = []
+        self._on_commit: list[Callable[[], None]] = []
 
     def __enter__(self) -> Transaction:
         return self
@@ -386,6 +438,10 @@ class Transaction:
     def on_finish(self, callback: Callable[[], None]) -> None:
         """Call back when the transaction's block is left, committed or not."""
         self._on_finish.append(callback)
+
+    def on_commit(self, callback: Callable[[], None]) -> None:
+        """Call back once everything is committed, while the caller's locks are still held."""
+        self._on_commit.append(callback)
 
     def get(self, table: InodeTable, path: str) -> FileMetadata | None:
         """Return the metadata at a path as this transaction would leave it."""
@@ -414,6 +470,10 @@ class Transaction:
     def event(self, event: FileEvent) -> None:
         """Add a journal entry to the commit."""
         self._events.append(event)
+
+    def require(self, key: bytes, error: ConflictError) -> None:
+        """Commit only if a record is at the key then, else raise."""
+        self._mutation.require(key, error)
 
     def put_record(self, key: bytes, payload: bytes, replaced: Sealed | None) -> None:
         """Write a record outside the three keyspaces."""
@@ -444,6 +504,11 @@ class Transaction:
         finally:
             for table, changes in self._changes.items():
                 table.end(self, changes, by_key)
+            # Also where the outcome is unknown: who is woken looks into the journal.
+            if self._events:
+                self._store.announce(self._events)
+        for callback in self._on_commit:
+            callback()
         return revision
 
     def _stage(self, table: InodeTable, path: str, change: Change) -> None:
@@ -472,10 +537,10 @@ def journal_records(
         yield record, decode_event(record)
 
 
-def journal(store: SealedStore, after: tuple[int, int] = (0, 0)) -> Iterator[tuple[int, FileEvent]]:
-    """Yield (sequence within its revision, event) of the journal; see :func:`journal_records`."""
-    for record, event in journal_records(store, after):
-        yield int.from_bytes(record.key[-4:], "big"), event
+def journal(store: SealedStore, after: tuple[int, int] = (0, 0)) -> Iterator[FileEvent]:
+    """Yield the events of the journal; see :func:`journal_records`."""
+    for _, event in journal_records(store, after):
+        yield event
 
 
 def commit_records(store: SealedStore, after: int) -> Iterator[Sealed]:
@@ -503,6 +568,9 @@ def parse_key(key: bytes) -> ParsedKey | None:
             return ParsedKey("A", "", "", f"the record of a commit, {where}")
         if key == b"B":
             return ParsedKey("B", "", "", "the barrier")
+        if keyspace == "L":
+            zone, path = key[1:-9].split(b"\0", 1)
+            return ParsedKey("L", zone.decode(), "", path.decode())
         if keyspace == "M":
             zone, point = key[1:].split(b"\0", 1)
             return ParsedKey("M", zone.decode(), "", point.decode())

@@ -22,22 +22,28 @@ from nexus.contracts.errors import (
     ContentNotFoundError,
     CorruptionError,
     DirectoryNotEmptyError,
+    NotSupportedError,
 )
 from nexus.contracts.file_events import (
     DIR_DELETE,
     FILE_DELETE,
     FILE_RENAME,
+    METADATA_CHANGE,
 )
 from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
 from nexus.contracts.metadata import (
+    CHANNEL_TYPES,
     DEFAULT_DIRECTORY_MODE,
     DEFAULT_FILE_MODE,
+    DIRECTORY_TYPES,
     DT_REG,
+    ENTRY_TYPE_NAMES,
     Buffer,
     FileMetadata,
     Stat,
 )
 from nexus.contracts.object_store import Content, ContentStoreABC, Leftovers
+from nexus.core.channels import Channels, default_capacity, new_channel_id
 from nexus.core.inode_table import Inode, InodeTable, Transaction
 from nexus.core.sealed_store import SCAN_PAGE
 from nexus.core.tree_volume import TreeVolume
@@ -45,8 +51,10 @@ from nexus.core.volume import (
     Actor,
     Departure,
     TreeEntry,
+    bad_attribute,
     check_precondition,
-    is_directory,
+    exists,
+    no_file,
     no_such_version,
 )
 from nexus.lib.paths import join
@@ -71,6 +79,7 @@ class InodeVolume(TreeVolume):
     ) -> None:
         super().__init__(point, table, content.name, zone_id, durable=durable)
         self._content = content
+        self.channels = Channels(content.streams, strict=durable)
 
     def ensure_root(self, actor: Actor) -> None:
         """Create the root record of a new volume, which has no history either."""
@@ -185,7 +194,7 @@ class InodeVolume(TreeVolume):
         if found is None:
             raise no_such_version(operation, self.absolute(relative), number)
         if found.entry_type != DT_REG:
-            raise is_directory(operation, self.absolute(relative))
+            raise no_file(operation, self.absolute(relative), found.entry_type)
         return found
 
     def _records(self, relative: str, now: Inode | None) -> Iterator[FileMetadata | None]:
@@ -227,7 +236,7 @@ class InodeVolume(TreeVolume):
     def _check_early(self, operation: str, relative: str, request: WriteRequest) -> None:
         inode = self.table.get(relative)
         if inode is not None and inode.meta.entry_type != DT_REG:
-            raise is_directory(operation, self.absolute(relative))
+            raise no_file(operation, self.absolute(relative), inode.meta.entry_type)
         if not request.append or inode is None:
             self._check_precondition(operation, relative, request.precondition, inode)
 
@@ -306,7 +315,7 @@ class InodeVolume(TreeVolume):
         old = txn.get(self.table, relative)
         if old is not None:
             if old.entry_type != DT_REG:
-                raise is_directory(operation, self.absolute(relative))
+                raise no_file(operation, self.absolute(relative), old.entry_type)
             return old
         if not request.create:
             raise self._absent(operation, relative)
@@ -335,14 +344,43 @@ class InodeVolume(TreeVolume):
     ) -> None:
         self._put(txn, relative, self._directory(relative, actor), actor)
 
+    # -- pipes and streams --------------------------------------------------------------------
+
+    def create_channel(
+        self, txn: Transaction, relative: str, kind: int, capacity_bytes: int | None, actor: Actor
+    ) -> None:
+        there = txn.get(self.table, relative)
+        path = self.absolute(relative)
+        if there is not None:
+            if there.entry_type != kind:
+                raise exists("setattr", path)
+            if capacity_bytes not in (None, there.size):
+                raise bad_attribute(path, "capacity_bytes", f"it exists and has {there.size}")
+            return
+        self.channels.check_kind(path, kind)
+        self._ensure_parent(txn, "setattr", relative, False, actor)
+        content = Content("", capacity_bytes or default_capacity(kind))
+        meta = replace(
+            self._created(relative, actor, mode=DEFAULT_FILE_MODE, content=content),
+            entry_type=kind,
+            mime_type=f"inode/{ENTRY_TYPE_NAMES[kind]}",
+            channel_id=new_channel_id(),
+        )
+        txn.put(self.table, relative, meta)
+        txn.event(actor.event(METADATA_CHANGE, path, version=meta.version))
+
+    def channel_record(self, relative: str) -> FileMetadata | None:
+        inode = self.table.get(relative)
+        return inode.meta if inode and inode.meta.channel_id is not None else None
+
     # -- removing, moving, copying ------------------------------------------------------------
 
     def remove(self, txn: Transaction, relative: str, recursive: bool, actor: Actor) -> int:
         inode = self.table.get(relative)
         if inode is None:
             raise self._absent("unlink", relative)
-        if inode.meta.entry_type == DT_REG:
-            txn.remove(self.table, relative, inode)
+        if inode.meta.entry_type not in DIRECTORY_TYPES:
+            self._remove_one(txn, relative, inode)
             txn.event(actor.event(FILE_DELETE, self.absolute(relative)))
             return 1
         removed = 1
@@ -354,11 +392,16 @@ class InodeVolume(TreeVolume):
                     "the directory is not empty",
                     hint="pass recursive=True to remove everything in it",
                 )
-            txn.remove(self.table, path, below)
+            self._remove_one(txn, path, below)
             removed += 1
         txn.remove(self.table, relative, inode)
         txn.event(actor.event(DIR_DELETE, self.absolute(relative)))
         return removed
+
+    def _remove_one(self, txn: Transaction, relative: str, inode: Inode) -> None:
+        txn.remove(self.table, relative, inode)
+        if inode.meta.entry_type in CHANNEL_TYPES:
+            txn.on_commit(partial(self.channels.remove, self.absolute(relative), inode.meta))
 
     def rename(self, txn: Transaction, old: str, new: str, actor: Actor) -> int:
         self._source(txn, "rename", old, new, actor)
@@ -379,6 +422,7 @@ class InodeVolume(TreeVolume):
         count = 0
         for relative, inode in self._tree(source):
             meta = inode.meta
+            self._check_no_channel("copy", join(source, relative), meta)
             content = None if meta.entry_type != DT_REG else Content(meta.etag, meta.size)
             self._arrive(txn, join(target, relative), meta, content, actor, moving=False)
             count += 1
@@ -403,13 +447,26 @@ class InodeVolume(TreeVolume):
         if inode is None:
             raise self._absent("read", top)
         yield "/", inode
-        if inode.meta.entry_type != DT_REG:
+        if inode.meta.entry_type in DIRECTORY_TYPES:
             skip = 0 if top == "/" else len(top)
             for path, below in self.table.subtree(top):
                 yield path[skip:], below
 
+    def _check_no_channel(self, operation: str, relative: str, meta: FileMetadata) -> None:
+        """Refuse to copy what carries messages: they are for one place."""
+        if meta.entry_type in CHANNEL_TYPES:
+            name = ENTRY_TYPE_NAMES[meta.entry_type]
+            raise NotSupportedError(
+                operation,
+                self.absolute(relative),
+                f"a {name} can neither be copied nor leave its mount",
+                hint="create another one there",
+            )
+
     def send(self, operation: str, relative: str, *, is_move: bool) -> Departure:
-        is_directory = self._existing(operation, relative).entry_type != DT_REG
+        is_directory = self._existing(operation, relative).entry_type in DIRECTORY_TYPES
+        for below, inode in self._tree(relative):
+            self._check_no_channel(operation, join(relative, below), inode.meta)
         entries = (
             TreeEntry(below, inode.meta, self._pieces(operation, join(relative, below), inode.meta))
             for below, inode in self._tree(relative)
@@ -450,12 +507,21 @@ class InodeVolume(TreeVolume):
         return self._content
 
     def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool) -> Leftovers:
-        return self._content.remove_leftovers(untouched_since_ns, dry_run=dry_run)
+        content = self._content.remove_leftovers(untouched_since_ns, dry_run=dry_run)
+        streams = self.channels.remove_leftovers(self._all_records(), dry_run=dry_run)
+        return Leftovers(content.entries + streams.entries, content.size_bytes + streams.size_bytes)
+
+    def _all_records(self) -> Iterator[FileMetadata]:
+        # Current ones first: one that a rename moves past them has left a version record then.
+        yield from (inode.meta for _, inode in self.table.all_current())
+        yield from (version.meta for version in self.table.all_versions() if version.meta)
 
     def sync(self) -> None:
         self._content.sync()
+        self.channels.sync()
 
     def close(self) -> None:
+        self.channels.close("its mount was closed")
         self.table.close()
         self._content.close()
 

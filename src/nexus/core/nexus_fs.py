@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from itertools import groupby
@@ -41,8 +41,17 @@ from nexus.contracts.errors import (
     StorageError,
     shown,
 )
+from nexus.contracts.file_events import FileEvent
 from nexus.contracts.filesystem import NexusFilesystem, Precondition, WriteRequest
+from nexus.contracts.filesystem.syscalls import WATCH_TIMEOUT_S
+from nexus.contracts.lock_manager import (
+    DEFAULT_TTL_S,
+    EXCLUSIVE,
+    LockId,
+    LockRequest,
+)
 from nexus.contracts.metadata import (
+    CHANNEL_TYPES,
     DT_DIR,
     DT_MOUNT,
     DT_REG,
@@ -58,7 +67,9 @@ from nexus.contracts.vfs_hooks import (
     CONTENT,
     COPY,
     DELETE,
+    LOCK,
     MKDIR,
+    MKNOD,
     MOUNT,
     READ,
     READDIR,
@@ -66,14 +77,18 @@ from nexus.contracts.vfs_hooks import (
     RMDIR,
     SETATTR,
     STAT,
+    UNLOCK,
     UNMOUNT,
+    WATCH,
     WRITE,
     BatchContext,
     ContentContext,
     CopyContext,
     DeleteContext,
     HookPoint,
+    LockContext,
     MkdirContext,
+    MknodContext,
     MountContext,
     ReadContext,
     ReaddirContext,
@@ -81,8 +96,10 @@ from nexus.contracts.vfs_hooks import (
     RmdirContext,
     SetattrContext,
     StatContext,
+    UnlockContext,
     UnmountContext,
     VFSContext,
+    WatchContext,
     WriteContext,
 )
 from nexus.core import fork_guard
@@ -100,16 +117,26 @@ from nexus.core.arguments import (
     write_slice,
 )
 from nexus.core.bound import BoundFilesystem
+from nexus.core.channels import (
+    Channel,
+    capacity_of,
+    check_message_read,
+    check_message_write,
+    no_channel,
+    wait_limit,
+)
 from nexus.core.collector import Collector
 from nexus.core.dispatch import KernelDispatch
+from nexus.core.file_watcher import FileWatcher
 from nexus.core.inode_table import Transaction
 from nexus.core.listing import Listings, Query
+from nexus.core.lock_manager import LocalLockManager
 from nexus.core.mounts import Mount, MountManager, OpenDriver
 from nexus.core.router import VFSRouter
 from nexus.core.sealed_store import SealedStore, revision_key, revision_of
 from nexus.core.service_registry import SERVICES_POINT, ServiceRegistry
 from nexus.core.sys_volume import SYS_POINT, SysVolume
-from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S, Hold, HoldSet, VFSLockManager
+from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S, Hold, HoldSet, make_vfs_locks
 from nexus.core.volume import (
     Actor,
     Departure,
@@ -119,6 +146,7 @@ from nexus.core.volume import (
     missing,
     not_directory,
 )
+from nexus.core.waiting_calls import WaitingCalls
 from nexus.lib.paths import is_below, is_same_or_below, normalize, parent
 
 _BARRIER_KEY = b"B"
@@ -153,11 +181,14 @@ class NexusFS(NexusFilesystem):
     ) -> None:
         self.store = SealedStore(metastore)
         self.router: VFSRouter[Mount] = VFSRouter()
-        self.locks = VFSLockManager(lock_timeout_s)
+        self.locks = make_vfs_locks(lock_timeout_s)
+        advisory = LocalLockManager(self.store, clock_ns, durable=durable)
+        self.waiting = WaitingCalls(advisory, FileWatcher(self.store))
+        self.locks.after_release = self.waiting.watcher.emit
         self.mounts = MountManager(self.router, self.store, open_driver, durable=durable)
         self.dispatch = KernelDispatch(self.store, clock)
         self.services = ServiceRegistry(self.dispatch)
-        self.collector = Collector(self.store, self.volumes_in_use, clock_ns, self._sync)
+        self.collector = Collector(self.store, self.volumes_in_use, clock_ns, self._sync, advisory)
         self._listings = Listings(self.router)
         self._context = context
         self._clock_ns = clock_ns
@@ -175,6 +206,7 @@ class NexusFS(NexusFilesystem):
             ROOT_ZONE_ID,
             lambda: self.mounts.rows(ROOT_ZONE_ID),
             self._list_versions,
+            lambda: self.waiting.locks.holds(ROOT_ZONE_ID),
             self.services.rows,
         )
         fork_guard.watch(self)
@@ -191,15 +223,17 @@ class NexusFS(NexusFilesystem):
         offset: int = 0,
         *,
         version: int | None = None,
+        timeout: float | None = None,
         context: OperationContext | None = None,
     ) -> bytes:
         if READ in self.dispatch.live:
             at = normalize("read", path)
-            read = ReadContext(at, self._identity(context), count, offset, version)
-            return self.dispatch.run(
-                READ, read, lambda c: self._read(c.path, c.count, c.offset, c.version, c.context)
-            )
-        return self._read(path, count, offset, version, context)
+            read = ReadContext(at, self._identity(context), count, offset, version, timeout)
+            return self.dispatch.run(READ, read, self._read_hooked)
+        return self._read(path, count, offset, version, timeout, context)
+
+    def _read_hooked(self, ctx: ReadContext) -> bytes:
+        return self._read(ctx.path, ctx.count, ctx.offset, ctx.version, ctx.timeout, ctx.context)
 
     def _read(
         self,
@@ -207,6 +241,7 @@ class NexusFS(NexusFilesystem):
         count: int | None,
         offset: int,
         version: int | None,
+        timeout: float | None,
         context: OperationContext | None,
     ) -> bytes:
         path = normalize("read", path)
@@ -216,6 +251,12 @@ class NexusFS(NexusFilesystem):
             check_version("read", path, version)
         zone_id = self._identity(context).zone_id
         volume, relative = self._route("read", path, zone_id)
+        channel = self._channel("read", path, zone_id, volume, relative)
+        if channel is not None:
+            check_message_read(path, count, version)
+            limit = wait_limit("read", path, timeout)
+            with self.dispatch.waiting():
+                return channel.read(path, offset, limit)
         if volume.immutable_content:
             return volume.read("read", relative, count, offset, version)
         with self.locks.read(_lock_key(zone_id, path)):
@@ -230,20 +271,24 @@ class NexusFS(NexusFilesystem):
         offset: int = 0,
         *,
         precondition: Precondition | None = None,
+        timeout: float | None = None,
         context: OperationContext | None = None,
     ) -> Stat:
         path = normalize("write", path)
         data = write_slice(path, buf, count)
         if WRITE in self.dispatch.live:
             write = WriteContext(path, self._identity(context), data, offset, precondition)
+            write.timeout = timeout
             return self.dispatch.run(WRITE, write, self._write_hooked)
-        return self._write_at(path, data, offset, precondition, context)
+        return self._write_at(path, data, offset, precondition, timeout, context)
 
     def _write_hooked(self, ctx: WriteContext) -> Stat:
         path = normalize("write", ctx.path)
         if ctx.offset is not None:
             data = write_slice(path, ctx.buf, None)
-            return self._write_at(path, data, ctx.offset, ctx.precondition, ctx.context)
+            return self._write_at(
+                path, data, ctx.offset, ctx.precondition, ctx.timeout, ctx.context
+            )
         request = WriteRequest(path, ctx.buf, ctx.create, ctx.parents, ctx.append, ctx.precondition)
         return self._write_files((request,), ctx.context)[0]
 
@@ -253,6 +298,7 @@ class NexusFS(NexusFilesystem):
         data: Buffer,
         offset: int,
         precondition: Precondition | None,
+        timeout: float | None,
         context: OperationContext | None,
     ) -> Stat:
         check_range("write", path, None, offset)
@@ -260,11 +306,82 @@ class NexusFS(NexusFilesystem):
         if offset + len(data) > MAX_WRITE_END:
             raise InvalidArgumentError("write", path, f"the end is past {MAX_WRITE_END} bytes")
         actor = self._actor(context)
+        zone_id = actor.context.zone_id
+        channel = self._channel("write", path, zone_id, *self._route("write", path, zone_id))
+        if channel is not None:
+            check_message_write(path, offset, precondition)
+            limit = wait_limit("write", path, timeout)
+            with self.dispatch.waiting():
+                return channel.write(path, bytes(data), limit)
         with self._locked(actor, path), Transaction(self.store) as txn:
             volume, relative = self._route("write", path, actor.context.zone_id)
+            self.waiting.require(txn, "write", path, precondition, actor.context.zone_id)
             answer = volume.write_at(txn, relative, data, offset, precondition, actor)
             answer["revision"] = txn.commit(durable=self._durable)
         return answer
+
+    def _channel(
+        self, operation: str, path: str, zone_id: str, volume: Volume, relative: str
+    ) -> Channel | None:
+        """Return the pipe or stream at a routed path, opened where need be; None where none is.
+
+        Only opening takes a lock, so that nothing is opened that a call is removing.
+        """
+        record = volume.channel_record(relative)
+        if record is None:
+            return None
+        channel = volume.channels.find(record)
+        if channel is not None:
+            return channel
+        with self.locks.read(_lock_key(zone_id, path)):
+            volume, relative = self._route(operation, path, zone_id)
+            record = volume.channel_record(relative)
+            return None if record is None else volume.channels.open(path, record)
+
+    def _channel_to_wait_for(
+        self, operation: str, path: str, context: OperationContext | None
+    ) -> Channel:
+        zone_id = self._identity(context).zone_id
+        volume, relative = self._route(operation, path, zone_id)
+        channel = self._channel(operation, path, zone_id, volume, relative)
+        if channel is None:
+            if volume.stat(relative) is None:
+                raise missing(operation, path)
+            raise no_channel(operation, path)
+        return channel
+
+    async def _read_async(
+        self,
+        path: str,
+        offset: int,
+        timeout: float | None,
+        context: OperationContext | None,
+    ) -> bytes:
+        ctx = ReadContext(normalize("read", path), self._identity(context), offset=offset)
+        ctx.timeout = timeout
+        return await self._run_async(READ, ctx, self._read_message)
+
+    async def _read_message(self, ctx: ReadContext) -> bytes:
+        path = normalize("read", ctx.path)
+        check_range("read", path, None, ctx.offset)
+        check_message_read(path, ctx.count, ctx.version)
+        channel = self._channel_to_wait_for("read", path, ctx.context)
+        return await channel.read_async(path, ctx.offset, wait_limit("read", path, ctx.timeout))
+
+    async def _write_async(
+        self, path: str, buf: Buffer, timeout: float | None, context: OperationContext | None
+    ) -> Stat:
+        path = normalize("write", path)
+        ctx = WriteContext(path, self._identity(context), write_slice(path, buf, None), 0)
+        ctx.timeout = timeout
+        return await self._run_async(WRITE, ctx, self._write_message)
+
+    async def _write_message(self, ctx: WriteContext) -> Stat:
+        path = normalize("write", ctx.path)
+        message = bytes(write_slice(path, ctx.buf, None))
+        check_message_write(path, ctx.offset or 0, ctx.precondition)
+        channel = self._channel_to_wait_for("write", path, ctx.context)
+        return await channel.write_async(path, message, wait_limit("write", path, ctx.timeout))
 
     def _write_many(
         self, requests: Sequence[WriteRequest], context: OperationContext | None
@@ -291,9 +408,13 @@ class NexusFS(NexusFilesystem):
             _check_batch(writes)
         contents: list[Content | None] = []
         try:
-            for volume, some in groupby(writes, key=attrgetter("volume")):
-                pairs = [(write.relative, write.request) for write in some]
-                contents += volume.prepare_many(operation, pairs)
+            if len(writes) == 1:
+                (write,) = writes
+                contents.append(write.volume.prepare(operation, write.relative, write.request))
+            else:
+                for volume, some in groupby(writes, key=attrgetter("volume")):
+                    pairs = [(write.relative, write.request) for write in some]
+                    contents += volume.prepare_many(operation, pairs)
             for volume in {w.volume for w, c in zip(writes, contents, strict=True) if c}:
                 volume.settle()
             return self._creating(
@@ -312,6 +433,8 @@ class NexusFS(NexusFilesystem):
         path = normalize(operation, request.path)
         if type(request.buf) is not bytes:
             request = replace(request, buf=checked_pieces(operation, path, request.buf))
+        if request.precondition is not None:
+            check_precondition_type(operation, path, request.precondition)
         volume, relative = self._route(operation, path, actor.context.zone_id)
         return _Target(path, volume, relative, request)
 
@@ -323,6 +446,10 @@ class NexusFS(NexusFilesystem):
         contents: list[Content | None],
         actor: Actor,
     ) -> list[Stat]:
+        zone_id = actor.context.zone_id
+        for path, _, _, request in writes:
+            if request.precondition is not None:
+                self.waiting.require(txn, operation, path, request.precondition, zone_id)
         answers = [
             write.volume.write(txn, operation, write.relative, write.request, content, actor)
             for write, content in zip(writes, contents, strict=True)
@@ -399,20 +526,33 @@ class NexusFS(NexusFilesystem):
 
     # -- metadata -----------------------------------------------------------------------------
 
-    def sys_stat(self, path: str, *, context: OperationContext | None = None) -> Stat | None:
+    def sys_stat(
+        self, path: str, include_lock: bool = False, *, context: OperationContext | None = None
+    ) -> Stat | None:
         if STAT in self.dispatch.live:
-            ctx = StatContext(normalize("stat", path), self._identity(context))
-            return self.dispatch.run(STAT, ctx, lambda c: self._stat(c.path, c.context))
-        return self._stat(path, context)
+            ctx = StatContext(normalize("stat", path), self._identity(context), bool(include_lock))
+            return self.dispatch.run(
+                STAT, ctx, lambda c: self._stat(c.path, c.context, c.include_lock)
+            )
+        return self._stat(path, context, include_lock)
 
-    def _stat(self, path: str, context: OperationContext | None) -> Stat | None:
+    def _stat(
+        self, path: str, context: OperationContext | None, include_lock: bool = False
+    ) -> Stat | None:
         path = normalize("stat", path)
         zone_id = self._identity(context).zone_id
         try:
             volume, relative = self._route("stat", path, zone_id)
         except PathNotFoundError:
             return None  # a zone in which nothing is mounted
-        return volume.stat(relative)
+        stat = volume.stat(relative)
+        if stat is not None and stat["entry_type"] in CHANNEL_TYPES:
+            channel = self._channel("stat", path, zone_id, volume, relative)
+            if channel is not None:
+                stat |= channel.describe()
+        if include_lock and stat is not None:
+            stat["locks"] = [hold.as_dict() for hold in self.waiting.locks.holds(zone_id, path)]
+        return stat
 
     def sys_setattr(
         self, path: str, *, context: OperationContext | None = None, **attrs: Any
@@ -441,10 +581,21 @@ class NexusFS(NexusFilesystem):
             write = WriteContext(path, self._identity(context), create=True)
             write.precondition = Precondition(if_none_match="*")
             return self._run(WRITE, write, self._make_file)
+        if kind in CHANNEL_TYPES:
+            capacity_bytes = capacity_of(path, kind, attrs)
+            mknod = MknodContext(path, self._identity(context), kind, capacity_bytes)
+            return self._run(MKNOD, mknod, self._make_channel)
         raise bad_attribute(path, "entry_type", f"{ENTRY_TYPE_NAMES[kind]} cannot be created here")
 
     def _run(self, point: HookPoint[C, T], ctx: C, call: Callable[[C], T]) -> T:
         return self.dispatch.run(point, ctx, call) if point in self.dispatch.live else call(ctx)
+
+    async def _run_async(
+        self, point: HookPoint[C, T], ctx: C, call: Callable[[C], Awaitable[T]]
+    ) -> T:
+        if point in self.dispatch.live:
+            return await self.dispatch.run_async(point, ctx, call)
+        return await call(ctx)
 
     def _update(self, ctx: SetattrContext) -> Stat:
         path, attrs, actor = normalize("setattr", ctx.path), ctx.attrs, self._actor(ctx.context)
@@ -488,6 +639,19 @@ class NexusFS(NexusFilesystem):
             volume.write(txn, "mknod", relative, request, content, actor)
             txn.commit(durable=self._durable)
             return _stat_after("mknod", volume, relative)
+
+    def _make_channel(self, ctx: MknodContext) -> Stat:
+        path, actor = normalize("setattr", ctx.path), self._actor(ctx.context)
+        with self._locked(actor, path), Transaction(self.store) as txn:
+            volume, relative = self._route("setattr", path, actor.context.zone_id)
+            volume.create_channel(txn, relative, ctx.entry_type, ctx.capacity_bytes, actor)
+            if not txn.is_empty:
+                txn.commit(durable=self._durable)
+            record = volume.channel_record(relative)
+            if record is None:
+                raise missing("setattr", path)
+            channel = volume.channels.open(path, record)
+            return _stat_after("setattr", volume, relative) | channel.describe()
 
     def _mount(self, ctx: MountContext) -> Stat:
         path, actor = normalize("mount", ctx.path), self._actor(ctx.context)
@@ -691,6 +855,108 @@ class NexusFS(NexusFilesystem):
         volume, relative = self._route("history", path, self._context.zone_id)
         return volume.versions(relative, after_revision)
 
+    # -- waiting: advisory locks and watches --------------------------------------------------
+
+    def sys_lock(
+        self,
+        path: str,
+        mode: str = EXCLUSIVE,
+        ttl: float = DEFAULT_TTL_S,
+        max_holders: int | None = None,
+        lock_id: str | None = None,
+        *,
+        timeout: float = 0.0,
+        context: OperationContext | None = None,
+    ) -> LockId | None:
+        self._check_open("lock", path)
+        if LOCK in self.dispatch.live:
+            path, identity = normalize("lock", path), self._identity(context)
+            ctx = LockContext(path, identity, mode, ttl, max_holders, lock_id, timeout)
+            return self.dispatch.run(LOCK, ctx, self._lock_hooked)
+        request = LockRequest(path, self._identity(context), mode, ttl, max_holders)
+        return self.waiting.lock(request, lock_id, timeout)
+
+    def _lock_hooked(self, ctx: LockContext) -> LockId | None:
+        with self.dispatch.waiting():
+            return self.waiting.lock(_lock_request(ctx), ctx.lock_id, ctx.timeout)
+
+    async def _lock_async(
+        self,
+        path: str,
+        mode: str,
+        ttl: float,
+        max_holders: int | None,
+        timeout: float,
+        context: OperationContext | None,
+    ) -> LockId | None:
+        self._check_open("lock", path)
+        path, identity = normalize("lock", path), self._identity(context)
+        ctx = LockContext(path, identity, mode, ttl, max_holders, None, timeout)
+        return await self._run_async(
+            LOCK, ctx, lambda c: self.waiting.lock_async(_lock_request(c), c.timeout)
+        )
+
+    def sys_unlock(
+        self,
+        path: str,
+        lock_id: str | None = None,
+        force: bool = False,
+        *,
+        context: OperationContext | None = None,
+    ) -> bool:
+        self._check_open("unlock", path)
+        if UNLOCK in self.dispatch.live:
+            path = normalize("unlock", path)
+            ctx = UnlockContext(path, self._identity(context), lock_id, bool(force))
+            return self.dispatch.run(
+                UNLOCK,
+                ctx,
+                lambda c: self.waiting.unlock(c.path, c.context, c.lock_id, c.force),
+            )
+        return self.waiting.unlock(path, self._identity(context), lock_id, force)
+
+    def sys_watch(
+        self,
+        path: str,
+        timeout: float = WATCH_TIMEOUT_S,
+        recursive: bool = False,
+        since: int | str | None = None,
+        *,
+        context: OperationContext | None = None,
+    ) -> FileEvent | None:
+        self._check_open("watch", path)
+        identity = self._identity(context)
+        if WATCH in self.dispatch.live:
+            path = normalize("watch", path)
+            ctx = WatchContext(path, identity, timeout, recursive, since)
+            return self.dispatch.run(WATCH, ctx, self._watch_hooked)
+        return self.waiting.watch(path, identity, timeout, recursive, since)
+
+    def _watch_hooked(self, ctx: WatchContext) -> FileEvent | None:
+        with self.dispatch.waiting():
+            return self.waiting.watch(ctx.path, ctx.context, ctx.timeout, ctx.recursive, ctx.since)
+
+    async def _watch_async(
+        self,
+        path: str,
+        timeout: float,
+        recursive: bool,
+        since: int | str | None,
+        context: OperationContext | None,
+    ) -> FileEvent | None:
+        self._check_open("watch", path)
+        path, identity = normalize("watch", path), self._identity(context)
+        ctx = WatchContext(path, identity, timeout, recursive, since)
+        return await self._run_async(
+            WATCH,
+            ctx,
+            lambda c: self.waiting.watch_async(c.path, c.context, c.timeout, c.recursive, c.since),
+        )
+
+    def _newest_revision(self) -> int:
+        self._check_open("watch", None)
+        return self.store.head().revision
+
     # -- lifecycle ----------------------------------------------------------------------------
 
     def sync(self) -> None:
@@ -729,6 +995,7 @@ class NexusFS(NexusFilesystem):
             self.dispatch.close()
             while self._before_close:
                 self._before_close.pop()()
+            self.waiting.close()
             # Every call under way holds a lock beneath its zone's root.
             with self.locks.write(f"/{self._context.zone_id}"):
                 self._closed = "the filesystem is closed"
@@ -877,6 +1144,10 @@ class NexusFS(NexusFilesystem):
         below = [point for point in self.router.points_below(path, zone_id) if point != SYS_POINT]
         if below:
             raise BusyError(operation, path, f"{below[0]} is mounted beneath it")
+
+
+def _lock_request(ctx: LockContext) -> LockRequest:
+    return LockRequest(ctx.path, ctx.context, ctx.mode, ctx.ttl, ctx.max_holders)
 
 
 def _write_context(request: WriteRequest, context: OperationContext) -> WriteContext:

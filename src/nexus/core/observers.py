@@ -58,7 +58,10 @@ class _Commit:
         self.released = False
 
     def numbered(self) -> list[FileEvent]:
-        return [msgspec.structs.replace(event, revision=self.revision) for event in self.events]
+        return [
+            msgspec.structs.replace(event, revision=self.revision, sequence=sequence)
+            for sequence, event in enumerate(self.events)
+        ]
 
 
 class _Loss:

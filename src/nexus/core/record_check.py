@@ -32,6 +32,7 @@ from nexus.core.inode_table import (
     parse_key,
 )
 from nexus.core.inode_volume import InodeVolume
+from nexus.core.lock_manager import decode_lock
 from nexus.core.path_volume import PathVolume
 from nexus.core.sealed_store import Head, Sealed, SealedStore, revision_key, revision_of
 from nexus.core.volume import Volume
@@ -210,12 +211,17 @@ class RecordCheck:
         elif parsed.keyspace == "M":
             again = "mount it again with `nexus mount`"
             self._found(parsed.path, "its mount record is damaged", "forgets the mount", again)
+        elif parsed.keyspace == "L":
+            again = "whoever held it has to lock it again"
+            self._found(parsed.path, "its lock record is damaged", "ends the lock", again)
         else:
             self._found(parsed.path, "its record is damaged", "drops it", None)
 
     def _note(self, key: bytes, parsed: ParsedKey, record: Sealed) -> None:
         if parsed.keyspace == "J":
             self._decodes(parsed.path, record, decode_event)
+        elif parsed.keyspace == "L":
+            self._decodes(parsed.path, record, decode_lock)
         elif parsed.keyspace == "V":
             history = self._history_of(key, parsed)
             if history.newest is None or record.revision > history.newest.revision:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import copy
 import struct
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +38,7 @@ from nexus.contracts.errors import (
     StorageFailedError,
 )
 from nexus.contracts.metastore import Batch, Condition, MetastoreABC
+from nexus.lib.lock_order import Level, ordered_lock
 
 _PREFIX_BYTES = 16  # seal, revision; both big-endian
 _REVISION = struct.Struct(">Q")  # big-endian, so that it sorts in keys
@@ -87,6 +87,7 @@ class Mutation:
 
     __slots__ = (
         *("at_revision", "chain", "deletes", "journal_start", "on_committed", "puts", "reclaim"),
+        "required",
     )
 
     def __init__(self, *, reclaim: bool = False) -> None:
@@ -97,6 +98,7 @@ class Mutation:
         self.puts: list[tuple[bytes, bytes, Sealed | None]] = []
         self.deletes: list[Sealed] = []
         self.at_revision: list[tuple[bytes, bytes, bytes]] = []
+        self.required: list[tuple[bytes, ConflictError]] = []
         self.journal_start: int | None = None
         self.reclaim = reclaim
 
@@ -107,6 +109,10 @@ class Mutation:
     def delete(self, record: Sealed) -> None:
         """Remove a record that exists."""
         self.deletes.append(record)
+
+    def require(self, key: bytes, error: ConflictError) -> None:
+        """Commit only if a record is at the key then, else nothing is done but to raise."""
+        self.required.append((key, error))
 
     def put_at_revision(self, prefix: bytes, payload: bytes, suffix: bytes = b"") -> None:
         """Write a new record whose key holds the revision of this commit."""
@@ -148,7 +154,7 @@ class SealedStore:
 
     def __init__(self, store: MetastoreABC) -> None:
         self._store = store
-        self._turn = threading.Lock()
+        self._turn = ordered_lock(Level.THREAD)
         self._queue: deque[_Ticket] = deque()
         self._head: Head | None = None  # guarded by _turn; None: read it before the next commit
         self._head_version = 0
@@ -156,6 +162,7 @@ class SealedStore:
         self._on_uncertain: list[Callable[[], None]] = []
         self.tap: Tap | None = None
         self.chain: Chain | None = None
+        self._on_announce: list[Callable[[Sequence[Any]], None]] = []
 
     @property
     def cacheable(self) -> bool:
@@ -173,6 +180,15 @@ class SealedStore:
     def _forget(self, callback: Callable[[], None]) -> None:
         with self._turn:
             self._on_uncertain = [known for known in self._on_uncertain if known != callback]
+
+    def on_announce(self, callback: Callable[[Sequence[Any]], None]) -> None:
+        """Call back, in the thread that committed, with what it announces of its commit."""
+        self._on_announce.append(callback)
+
+    def announce(self, events: Sequence[Any]) -> None:
+        """Tell listeners what a commit that has returned did; the types are the committer's."""
+        for callback in self._on_announce:
+            callback(events)
 
     def get(self, key: bytes) -> Sealed | None:
         """Return the record, or None where there is none. Errors: CorruptionError."""
@@ -192,6 +208,10 @@ class SealedStore:
         return [
             self._open(entry.key, entry.value) for entry in self._store.scan(prefix, after, limit)
         ]
+
+    def holds_any(self, prefix: bytes) -> bool:
+        """Return whether there is a record with a prefix, damaged or not."""
+        return bool(self._store.scan(prefix, limit=1))
 
     def iterate(self, prefix: bytes, after: bytes = b"") -> Iterator[Sealed]:
         """Yield all records with a prefix, page by page; a writer may come between pages."""
@@ -235,7 +255,8 @@ class SealedStore:
     def commit(self, mutation: Mutation, *, durable: bool) -> tuple[int, list[Sealed]]:
         """Commit atomically; return the zone revision and the records now at ``mutation.puts``.
 
-        Errors: those of the driver, with nothing acknowledged.
+        Errors: those of the driver, and that of a requirement which does not hold, with nothing
+        acknowledged.
         """
         ticket = _Ticket(mutation, durable)
         try:
@@ -338,8 +359,7 @@ class SealedStore:
                 # Who took it was interrupted while answering: nobody knows what became of it.
                 own.error, own.done = unknown, True
                 return
-            self._try_group_locked(tickets)
-            refused = tickets[0].error
+            refused = self._try_group_locked(tickets)
             if len(tickets) > 1 and refused and not isinstance(refused, StorageFailedError):
                 # On a full disk, say, a deletion may still fit where the whole group does not.
                 for ticket in tickets:
@@ -356,7 +376,8 @@ class SealedStore:
             for ticket in tickets:
                 ticket.done = True
 
-    def _try_group_locked(self, tickets: list[_Ticket]) -> None:
+    def _try_group_locked(self, tickets: list[_Ticket]) -> NexusError | None:
+        """Commit them; return what refused all of them, not what each one failed by itself."""
         error: NexusError | None = None
         try:
             self._apply_locked(tickets)
@@ -367,7 +388,8 @@ class SealedStore:
                 for callback in self._on_uncertain:
                     callback()
         for ticket in tickets:
-            ticket.error = error
+            ticket.error = error or ticket.error
+        return error
 
     def _apply_locked(self, tickets: list[_Ticket]) -> None:
         head = self._load_head_locked()
@@ -377,11 +399,16 @@ class SealedStore:
         durable = False
         reclaim = True
         tip: Sealed | None = None
+        committed = 0
         for ticket in tickets:
+            mutation = ticket.mutation
+            ticket.error = self._unmet(mutation, puts, deletes)
+            if ticket.error is not None:
+                continue
+            committed += 1
             revision += 1
             ticket.revision = revision
             at = _REVISION.pack(revision)
-            mutation = ticket.mutation
             ticket.written.clear()
             durable |= ticket.durable
             reclaim &= mutation.reclaim
@@ -413,6 +440,8 @@ class SealedStore:
                 total += seal + tip_seal - (last.seal if last else 0)
                 tip = Sealed(CHAIN_TIP, link, revision, tip_seal)
             start = max(start, mutation.journal_start or start)
+        if not committed:
+            return
         new = Head(revision, records, total & _MASK, start)
         puts[_HEAD_KEY], _ = _seal(_HEAD_KEY, _HEAD.pack(*new), _REVISION.pack(revision))
         self._head_version = self._store.commit(
@@ -422,10 +451,19 @@ class SealedStore:
             reclaim=reclaim,
         )
         self._head = new
-        self.commits += len(tickets)
+        self.commits += committed
         for ticket in tickets:
-            if ticket.mutation.on_committed is not None:
+            if ticket.error is None and ticket.mutation.on_committed is not None:
                 ticket.mutation.on_committed(ticket.revision)
+
+    def _unmet(
+        self, mutation: Mutation, puts: dict[bytes, bytes], deletes: dict[bytes, None]
+    ) -> ConflictError | None:
+        """Return the error of the first requirement that does not hold before this mutation."""
+        for key, error in mutation.required:
+            if key not in puts and (key in deletes or self._store.get(key) is None):
+                return error
+        return None
 
 
 def _verified(key: bytes, value: bytes) -> Sealed | None:

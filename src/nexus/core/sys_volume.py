@@ -1,10 +1,11 @@
 """SysVolume: the kernel's own state as directories beneath ``/__sys__``. Read-only.
 
-Layer: core. Unix counterpart: procfs. ``journal`` lists the committed changes, ``mounts`` the
-mount table, ``records`` what a recorder stored with each commit, ``services`` the services and
-their states, ``versions/PATH`` what history keeps of a path; all by ``sys_readdir``. A service is
-a file as well: reading it gives what the listing shows, as JSON. Entries are made when asked for;
-nothing is stored here.
+Layer: core. Unix counterpart: procfs. ``journal`` lists the committed changes, ``locks`` the
+advisory locks that are held, ``mounts`` the mount table, ``records`` what a recorder stored with
+each commit, ``services`` the services and their states, ``versions/PATH`` what history keeps of a
+path; all by ``sys_readdir``. A service is a file as well: reading it gives what the listing shows,
+as JSON. Entries are made when asked for; nothing is stored here. The revision of ``journal`` is
+that of the last commit: where a watch begins.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from nexus.contracts.errors import (
     shown,
 )
 from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
+from nexus.contracts.lock_manager import LockHold
 from nexus.contracts.metadata import (
     DEFAULT_DIRECTORY_MODE,
     DEFAULT_FILE_MODE,
@@ -43,7 +45,7 @@ _LARGEST_SEQUENCE = {1: _LARGEST, 2: (1 << 32) - 1}
 """What the last part of a cursor can be: a revision, or a sequence within one."""
 VIEW_PAGE = 10_000
 """Entries in a page of a view that is asked for without a limit."""
-_DIRECTORIES = ("journal", "mounts", "records", "services", "versions")
+_DIRECTORIES = ("journal", "locks", "mounts", "records", "services", "versions")
 
 
 class SysVolume(Volume):
@@ -61,8 +63,10 @@ class SysVolume(Volume):
         zone_id: str,
         list_mounts: Callable[[], list[Stat]],
         list_versions: Callable[[str, int], Iterator[Stat]],
+        list_locks: Callable[[], list[LockHold]],
         list_services: Callable[[], list[Stat]],
     ) -> None:
+        self._list_locks = list_locks
         self._store = store
         self._zone_id = zone_id
         self._list_mounts = list_mounts
@@ -89,6 +93,11 @@ class SysVolume(Volume):
         if relative == "/records":
             (after,) = _position(cursor, 1)
             return _page(self._records(after), limit, details, "records")
+        if relative == "/locks":
+            (token,) = _position(cursor, 1)
+            holds = [hold for hold in self._list_locks() if hold.token > token]
+            locks = ((str(hold.token), hold.as_dict()) for hold in holds)
+            return _page(locks, limit, details, "locks")
         if relative == "/journal":
             return _page(self._journal(_position(cursor, 2)), limit, details, "journal")
         if relative == "/versions" or relative.startswith("/versions/"):
@@ -99,24 +108,8 @@ class SysVolume(Volume):
         raise missing("readdir", self.absolute(relative))
 
     def _journal(self, after: tuple[int, ...]) -> Iterator[tuple[str, Stat]]:
-        for sequence, event in journal(self._store, (after[0], after[1])):
-            yield (
-                f"{event.revision}.{sequence}",
-                {
-                    "revision": event.revision,
-                    "kind": event.kind,
-                    "path": event.path,
-                    "new_path": event.new_path,
-                    "etag": event.etag,
-                    "size": event.size,
-                    "version": event.version,
-                    "user_id": event.user_id,
-                    "agent_id": event.agent_id,
-                    "run_id": event.run_id,
-                    "zone_id": event.zone_id,
-                    "timestamp": event.timestamp_ns / 1e9,
-                },
-            )
+        for event in journal(self._store, (after[0], after[1])):
+            yield event.cursor, event.as_dict()
 
     def _records(self, after: int) -> Iterator[tuple[str, Stat]]:
         for record in commit_records(self._store, after):
@@ -157,6 +150,8 @@ class SysVolume(Volume):
         }
 
     def stat(self, relative: str) -> Stat | None:
+        if relative == "/journal":
+            return self._directory(relative) | {"revision": self._store.head().revision}
         if relative == "/" or relative[1:] in _DIRECTORIES:
             return self._directory(relative)
         row = self._service_row(relative)

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from nexus.contracts.errors import BusyError, DirectoryNotEmptyError, NexusError, PathNotFoundError
 from nexus.contracts.file_events import DIR_CREATE, FILE_WRITE, METADATA_CHANGE
 from nexus.contracts.metadata import (
+    CHANNEL_TYPES,
     DIRECTORY_TYPES,
     DT_DIR,
     DT_MOUNT,
@@ -38,6 +39,7 @@ from nexus.core.volume import (
     mime_type_of,
     missing,
     missing_parent,
+    no_file,
     not_directory,
 )
 from nexus.lib.paths import parent
@@ -94,7 +96,7 @@ class TreeVolume(Volume):
     def _file(self, operation: str, relative: str) -> FileMetadata:
         meta = self._existing(operation, relative)
         if meta.entry_type != DT_REG:
-            raise is_directory(operation, self.absolute(relative))
+            raise no_file(operation, self.absolute(relative), meta.entry_type)
         return meta
 
     def _absent(self, operation: str, relative: str) -> PathNotFoundError:
@@ -140,7 +142,7 @@ class TreeVolume(Volume):
         kind = meta.entry_type
         if relative == "/" and self.point != "/":
             kind = DT_MOUNT
-        return {
+        stat = {
             "path": self.absolute(relative),
             "entry_type": kind,
             "type": ENTRY_TYPE_NAMES[kind],
@@ -160,6 +162,9 @@ class TreeVolume(Volume):
             "backend_name": meta.backend_name,
             "attributes": dict(meta.attributes),
         }
+        if kind in CHANNEL_TYPES:
+            stat |= {"size": 0, "capacity_bytes": meta.size}
+        return stat
 
     # -- directories and attributes -----------------------------------------------------------
 
@@ -184,7 +189,7 @@ class TreeVolume(Volume):
     ) -> None:
         there = self._lookup("mkdir", relative, txn)
         if there is not None:
-            if there.entry_type == DT_REG or not exist_ok:
+            if there.entry_type not in DIRECTORY_TYPES or not exist_ok:
                 raise exists("mkdir", self.absolute(relative))
             return
         self._ensure_parent(txn, "mkdir", relative, parents, actor)
@@ -212,7 +217,9 @@ class TreeVolume(Volume):
     ) -> FileMetadata:
         """Return the source's metadata once both ends are checked as rename(2) does."""
         meta = self._existing(operation, source)
-        self.check_target(operation, target, meta.entry_type != DT_REG)
+        self.check_target(operation, target, meta.entry_type in DIRECTORY_TYPES)
+        if meta.entry_type in CHANNEL_TYPES and self._lookup(operation, target) is not None:
+            raise exists(operation, self.absolute(target))
         self._ensure_parent(txn, operation, target, False, actor)
         return meta
 
@@ -221,6 +228,8 @@ class TreeVolume(Volume):
         if there is None:
             return
         path = self.absolute(target)
+        if there.entry_type in CHANNEL_TYPES:
+            raise exists(operation, path)
         if there.entry_type == DT_REG:
             if source_is_directory:
                 raise not_directory(operation, path, path)
@@ -328,7 +337,7 @@ class TreeVolume(Volume):
         """Record what was made or rewritten, with its event."""
         txn.put(self.table, relative, meta)
         path = self.absolute(relative)
-        if meta.entry_type != DT_REG:
+        if meta.entry_type in DIRECTORY_TYPES:
             txn.event(actor.event(DIR_CREATE, path))
             return
         details = {"etag": meta.etag, "size": meta.size, "version": meta.version}

@@ -20,17 +20,20 @@ An interrupt (KeyboardInterrupt, from a signal) may come before or after any ste
 between a grant and the ``with`` block that would release it. A hold that is dropped without being
 released therefore releases itself.
 
-Lock order: ``_mutex`` is a leaf; nothing is called while it is held.
+Lock order: ``_mutex`` is a leaf; nothing is called while it is held. ``after_release`` is called
+with nothing of this module held, by who released explicitly: never for a hold that was dropped,
+which may happen anywhere.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from nexus.contracts.errors import LockTimeoutError
+from nexus.lib.lock_order import Level, check_order, is_checked
 from nexus.lib.paths import is_same_or_below, tree_order
 
 DEFAULT_TIMEOUT_S: Final = 30.0
@@ -84,12 +87,14 @@ class Hold:
     def release(self) -> None:
         """Give the lock back and wake who can go on."""
         self._manager._release(self)
+        self._manager.after_release()
 
     def __enter__(self) -> Hold:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._manager._release(self)
+        self._manager.after_release()
 
     def __del__(self) -> None:
         if getattr(self, "granted", False):  # it may have been interrupted while it was made
@@ -110,7 +115,9 @@ class HoldSet:
     def release(self) -> None:
         """Give every lock back."""
         for hold in reversed(self._holds):
-            hold.release()
+            hold._manager._release(hold)
+        if self._holds:
+            self._holds[0]._manager.after_release()
 
     def __exit__(self, *exc_info: object) -> None:
         self.release()
@@ -124,6 +131,8 @@ class VFSLockManager:
 
     def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
+        self.after_release: Callable[[], None] = _nothing
+        """Called by a thread that has let go of what it took in one call."""
         self._mutex = threading.Lock()
         # All guarded by _mutex. _held counts readers, or is -1 for a writer; the two _below maps
         # count, for each directory, the holds (and the exclusive holds) somewhere beneath it.
@@ -315,6 +324,28 @@ class VFSLockManager:
             self._grant_locked(waiter.hold)
             waiter.gate.release()
         self._waiters = still
+
+
+class CheckedVFSLockManager(VFSLockManager):
+    """Raises LockOrderError where a thread takes an I/O lock under a lock of a higher level.
+
+    The I/O lock is of the lowest level, so holding it forbids nothing and is not noted.
+    """
+
+    def _acquire(
+        self, path: str, exclusive: bool, timeout_s: float | None, *, holding: bool = False
+    ) -> Hold:
+        check_order(Level.IO)
+        return super()._acquire(path, exclusive, timeout_s, holding=holding)
+
+
+def _nothing() -> None:
+    pass
+
+
+def make_vfs_locks(timeout_s: float = DEFAULT_TIMEOUT_S) -> VFSLockManager:
+    """Return a lock manager, a checked one where lock order is."""
+    return (CheckedVFSLockManager if is_checked() else VFSLockManager)(timeout_s)
 
 
 def _count_down(counts: dict[str, int], ancestors: list[str]) -> None:

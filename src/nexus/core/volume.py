@@ -21,6 +21,7 @@ from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import (
     ConflictError,
     InvalidArgumentError,
+    NexusError,
     NotSupportedError,
     PathExistsError,
     PathIsDirectoryError,
@@ -29,8 +30,15 @@ from nexus.contracts.errors import (
 )
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
-from nexus.contracts.metadata import Buffer, FileMetadata, Stat
+from nexus.contracts.metadata import (
+    CHANNEL_TYPES,
+    ENTRY_TYPE_NAMES,
+    Buffer,
+    FileMetadata,
+    Stat,
+)
 from nexus.contracts.object_store import Content, ContentStoreABC, Leftovers
+from nexus.core.channels import Channels
 from nexus.core.inode_table import Transaction
 from nexus.lib.paths import join
 
@@ -99,6 +107,9 @@ class Volume(ABC):
     """A record names bytes that never change, so that reading needs no lock."""
     snapshot_entries: int
     """How many entries of a directory one scan shows as of one moment; 0: not even a page."""
+
+    channels: Channels
+    """What :meth:`channel_record` names; a volume that names none has none."""
 
     def absolute(self, relative: str) -> str:
         """Return the absolute path of a volume path."""
@@ -195,6 +206,25 @@ class Volume(ABC):
         self, txn: Transaction, relative: str, parents: bool, exist_ok: bool, actor: Actor
     ) -> None:
         """Create a directory."""
+
+    def create_channel(
+        self, txn: Transaction, relative: str, kind: int, capacity_bytes: int | None, actor: Actor
+    ) -> None:
+        """Create a pipe or a stream, of the default capacity where None is given.
+
+        One of the same kind, and of the same capacity where one is given, may be there already.
+        """
+        name = ENTRY_TYPE_NAMES[kind]
+        raise NotSupportedError(
+            "setattr",
+            self.absolute(relative),
+            f"this mount cannot hold a {name}",
+            hint="create it on a content-addressed mount",
+        )
+
+    def channel_record(self, relative: str) -> FileMetadata | None:
+        """Return the record of the pipe or stream at a path, None where none is."""
+        return None
 
     @abstractmethod
     def set_attributes(
@@ -326,6 +356,18 @@ def missing_parent(operation: str, path: str, parent: str) -> PathNotFoundError:
 def is_directory(operation: str, path: str) -> PathIsDirectoryError:
     """Return the error for a file operation on a directory."""
     return PathIsDirectoryError(operation, path, "is a directory")
+
+
+def no_file(operation: str, path: str, entry_type: int) -> NexusError:
+    """Return the error for a file operation on what is there instead."""
+    if entry_type not in CHANNEL_TYPES:
+        return is_directory(operation, path)
+    return NotSupportedError(
+        operation,
+        path,
+        f"is a {ENTRY_TYPE_NAMES[entry_type]}, which carries messages",
+        hint="sys_read and sys_write take and send one",
+    )
 
 
 def not_directory(operation: str, path: str, obstacle: str) -> PathNotDirectoryError:

@@ -30,6 +30,7 @@ from nexus.core.volume import Actor
 from nexus.factory import orchestrator
 from nexus.factory.data_directory import CONTENT, METASTORE, DataDirectory, default_path
 from nexus.factory.drivers import DriverRegistry, read_label
+from nexus.factory.streams import DEFAULT_STREAMS
 from nexus.lib.disk import Disk, folder_place
 from nexus.storage.metastore.memory import MemoryMetastore
 from nexus.storage.object_store.local_transport import LocalTransport
@@ -49,6 +50,7 @@ class Settings:
     retention_days: float = 7.0
     grace_s: float = 3600.0
     lock_timeout_s: float = DEFAULT_TIMEOUT_S
+    stream: str = DEFAULT_STREAMS
     user: str | None = None
     profile: str = AUTO
     enable: tuple[str, ...] = ()
@@ -88,7 +90,7 @@ def boot(
             durable=durable,
             lock_timeout_s=settings.lock_timeout_s,
         )
-        root = registry.root_store(storage.transport, storage.name)
+        root = registry.root_store(storage.transport, storage.name, settings.stream)
         # Not by sys_setattr, which answers with a stat: a damaged root record must not keep the
         # filesystem from opening, or nobody could repair it.
         actor = Actor(context, clock_ns())

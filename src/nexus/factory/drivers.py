@@ -15,6 +15,8 @@ import msgspec
 
 from nexus.contracts.errors import BusyError, ConfigError, CorruptionError, NexusError
 from nexus.contracts.object_store import ObjectStoreABC, TransportABC
+from nexus.contracts.stream_backend import StreamStore
+from nexus.factory.streams import DEFAULT_STREAMS, open_streams
 from nexus.lib.disk import Disk, places_overlap
 from nexus.lib.hashing import hex_digest
 from nexus.storage.object_store.cas_store import CasStore
@@ -116,8 +118,10 @@ class DriverRegistry:
         options.resolved.pop("adopt", None)  # said once, not at every start
         return driver, options.resolved
 
-    def root_store(self, transport: TransportABC, name: str) -> CasStore:
-        """Return the content store of the root mount.
+    def root_store(
+        self, transport: TransportABC, name: str, streams: str = DEFAULT_STREAMS
+    ) -> CasStore:
+        """Return the content store of the root mount, with the place for streams asked for.
 
         Its volume id is the id of the data directory, so that a lost label is made anew. Errors:
         CorruptionError, BusyError.
@@ -127,7 +131,9 @@ class DriverRegistry:
             label = self._write_label(transport, self._owner_id)
         elif label.owner_id != self._owner_id:
             raise self._not_ours(name, label, "restore the data directory from a backup")
-        return self._store(transport, name, label)
+        store = self._store(transport, name, label)
+        store.streams, _ = open_streams(streams, _root_of(transport), self._disk)
+        return store
 
     def content_store(self, transport: TransportABC, name: str, *, adopt: bool) -> CasStore:
         """Return a content store over a transport, labelled on first use.
@@ -174,15 +180,27 @@ class DriverRegistry:
     def _cas_local(self, options: _Options) -> ObjectStoreABC:
         root = options.folder("root", create=True)
         adopt = options.take("adopt", bool, False)
+        streams = self._streams(options, root)
         options.finish()
         transport = self._local(root, options, confined=False)
-        return self.content_store(transport, "cas_local", adopt=adopt)
+        store = self.content_store(transport, "cas_local", adopt=adopt)
+        store.streams = streams
+        return store
 
     def _cas_memory(self, options: _Options) -> ObjectStoreABC:
+        streams = self._streams(options, None)
         options.finish()
-        return self.content_store(
-            MemoryTransport(clock_ns=self._clock_ns), "cas_memory", adopt=False
-        )
+        transport = MemoryTransport(clock_ns=self._clock_ns)
+        store = self.content_store(transport, "cas_memory", adopt=False)
+        store.streams = streams
+        return store
+
+    def _streams(self, options: _Options, root: str | None) -> StreamStore:
+        asked = options.take("stream", object, DEFAULT_STREAMS)
+        streams, again = open_streams(asked, root, self._disk)
+        if asked != DEFAULT_STREAMS:
+            options.resolved["stream"] = again
+        return streams
 
     def _path_local(self, options: _Options) -> ObjectStoreABC:
         root = options.folder("root", create=False)
@@ -209,6 +227,10 @@ class DriverRegistry:
         return PathStore(
             MemoryTransport(clock_ns=self._clock_ns), name="path_memory", volume_id=volume_id
         )
+
+
+def _root_of(transport: TransportABC) -> str | None:
+    return transport.root if isinstance(transport, LocalTransport) else None
 
 
 class _Options:

@@ -68,6 +68,7 @@ KEYS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "retention_days": (_number, "how long history is kept"),
     "grace_s": (_number, "how long unreferenced content is kept, in seconds"),
     "lock_timeout_s": (_number, "how long a call waits for another on the same path, in seconds"),
+    "stream": (_text, "where the root mount keeps streams; memory, durable_log or shared_memory"),
     "user": (_text, "identity of calls that name none"),
     "accept_loss": (_flag, "open although the newest commits are missing"),
 }

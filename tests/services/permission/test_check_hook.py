@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import AccessDeniedError
 from nexus.contracts.filesystem import NexusFilesystem, WriteRequest
-from nexus.contracts.metadata import DT_MOUNT, DT_REG
+from nexus.contracts.metadata import DT_MOUNT, DT_PIPE, DT_REG, DT_STREAM
 from nexus.contracts.vfs_hooks import POINTS, HookSpec, post
 from nexus.core.nexus_fs import NexusFS
 from nexus.factory.boot import Settings, boot
+from nexus.sdk.aio import AsyncView
 
 STRANGER = OperationContext("stranger")
 OWNER = OperationContext("ada")
@@ -27,7 +29,8 @@ def nx() -> Iterator[NexusFS]:
         filesystem.write("/home/ada/f", b"secret")
         filesystem.write("/home/ada/d/g", b"deep")
         filesystem.sys_setattr("/m", entry_type=DT_MOUNT, backend={"driver": "cas_memory"})
-        for path in ("/home/ada", "/home/ada/f", "/home/ada/d", "/home/ada/d/g"):
+        filesystem.sys_setattr("/home/ada/q", entry_type=DT_PIPE)
+        for path in (*("/home/ada", "/home/ada/f", "/home/ada/d", "/home/ada/d/g"), "/home/ada/q"):
             filesystem.sys_setattr(path, owner_id="ada")
         yield filesystem
 
@@ -35,14 +38,24 @@ def nx() -> Iterator[NexusFS]:
 MEMORY_MOUNT = {"driver": "cas_memory"}
 
 OPERATIONS: dict[str, list[Callable[[NexusFilesystem], Any]]] = {
-    "sys_read": [lambda nx: nx.sys_read("/home/ada/f")],
-    "sys_write": [lambda nx: nx.sys_write("/home/ada/f", b"x")],
+    "sys_read": [
+        lambda nx: nx.sys_read("/home/ada/f"),
+        lambda nx: nx.sys_read("/home/ada/q", timeout=0.0),
+        lambda nx: asyncio.run(AsyncView(nx).sys_read("/home/ada/q", timeout=0.0)),
+    ],
+    "sys_write": [
+        lambda nx: nx.sys_write("/home/ada/f", b"x"),
+        lambda nx: nx.sys_write("/home/ada/q", b"x", timeout=0.0),
+        lambda nx: asyncio.run(AsyncView(nx).sys_write("/home/ada/q", b"x", timeout=0.0)),
+    ],
     "sys_stat": [lambda nx: nx.sys_stat("/home/ada/f"), lambda nx: nx.sys_stat("/home/ada/none")],
     "sys_setattr": [
         lambda nx: nx.sys_setattr("/home/ada/f", mode=0o777),
         lambda nx: nx.sys_setattr("/home/ada/f", owner_id="stranger"),
         lambda nx: nx.sys_setattr("/home/ada/f", attributes={"public": True}),
         lambda nx: nx.sys_setattr("/home/ada/new", entry_type=DT_REG),
+        lambda nx: nx.sys_setattr("/home/ada/pipe", entry_type=DT_PIPE),
+        lambda nx: nx.sys_setattr("/home/ada/stream", entry_type=DT_STREAM),
         lambda nx: nx.sys_setattr("/home/ada/m", entry_type=DT_MOUNT, backend=MEMORY_MOUNT),
         lambda nx: nx.sys_setattr("/__sys__/services/permission", service=object()),
     ],
@@ -83,6 +96,19 @@ OPERATIONS: dict[str, list[Callable[[NexusFilesystem], Any]]] = {
     "stream": [lambda nx: list(nx.stream("b3:" + "0" * 64))],
     "stream_range": [lambda nx: list(nx.stream_range("b3:" + "0" * 64, 0, 1))],
     "write_stream": [lambda nx: nx.write_stream([b"x"])],
+    "sys_lock": [lambda nx: nx.sys_lock("/home/ada/f"), lambda nx: nx.sys_lock("/home/ada/none")],
+    "sys_unlock": [
+        lambda nx: nx.sys_unlock("/home/ada/f", "0" * 32),
+        lambda nx: nx.sys_unlock("/home/ada/f", force=True),
+    ],
+    "sys_watch": [
+        lambda nx: nx.sys_watch("/home/ada/f", 0.0, since=0),
+        lambda nx: nx.sys_watch("/", 0.0, recursive=True, since=0),
+    ],
+    "lock": [lambda nx: nx.lock("/home/ada/f", timeout=0.0)],
+    "unlock": [lambda nx: nx.unlock("/home/ada/f", "0" * 32)],
+    "locked": [lambda nx: nx.locked("/home/ada/f", timeout=0.0).__enter__()],
+    "watch": [lambda nx: next(nx.watch("/home/ada", timeout=0.0))],
 }
 """Every call of the contract, with arguments that an administrator may use."""
 
@@ -175,6 +201,38 @@ def test_others_have_their_bits_only_of_what_is_public(nx: NexusFS) -> None:
     nx.sys_setattr("/home/ada/f", mode=0o600)
     with pytest.raises(AccessDeniedError):
         stranger.read("/home/ada/f")
+
+
+def test_an_owner_may_lock_watch_and_pass_messages(nx: NexusFS) -> None:
+    ada = nx.bind(OWNER)
+    with ada.locked("/home/ada/f"):
+        ada.write("/home/ada/f", b"locked")
+    assert next(ada.watch("/home/ada", timeout=0.0), None) is None
+    assert ada.sys_watch("/home/ada/f", 0.0, since=0) is not None
+    ada.sys_write("/home/ada/q", b"message")
+    assert ada.sys_read("/home/ada/q") == b"message"
+    ada.sys_setattr("/home/ada/s", entry_type=DT_STREAM)
+    assert ada.sys_write("/home/ada/s", b"message")["offset"] == 0
+
+
+def test_a_holder_may_end_its_own_lock_and_nobody_elses(nx: NexusFS) -> None:
+    nx.sys_setattr("/home/ada/f", owner_id="crew", mode=0o660)
+    lock_id = nx.bind(MATE).sys_lock("/home/ada/f", "shared")
+    other = nx.sys_lock("/home/ada/f", "shared")
+    nx.sys_setattr("/home/ada/f", mode=0o600)
+    with pytest.raises(AccessDeniedError, match="hold the lock"):
+        nx.bind(MATE).sys_unlock("/home/ada/f", other)
+    with pytest.raises(AccessDeniedError, match="hold the lock"):
+        nx.bind(STRANGER).sys_unlock("/home/ada/f", lock_id)
+    assert nx.bind(MATE).sys_unlock("/home/ada/f", lock_id)
+
+
+def test_locks_are_ended_by_force_by_the_owner_of_the_path(nx: NexusFS) -> None:
+    assert nx.sys_lock("/home/ada/f") is not None
+    nx.sys_setattr("/home/ada/d/g", owner_id="crew", mode=0o660)
+    with pytest.raises(AccessDeniedError, match="by force"):
+        nx.bind(MATE).sys_unlock("/home/ada/d/g", force=True)
+    assert nx.bind(OWNER).sys_unlock("/home/ada/f", force=True)
 
 
 def test_a_copy_of_a_tree_takes_reading_all_of_it(nx: NexusFS) -> None:

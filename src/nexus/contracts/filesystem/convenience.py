@@ -12,6 +12,7 @@ import re
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from nexus.contracts.context import OperationContext
@@ -19,12 +20,28 @@ from nexus.contracts.errors import (
     AccessDeniedError,
     ConflictError,
     InvalidArgumentError,
+    LockTimeoutError,
+    NotSupportedError,
     PathNotDirectoryError,
     PathNotFoundError,
     shown,
 )
-from nexus.contracts.filesystem.syscalls import Precondition, Syscalls, WriteRequest
-from nexus.contracts.metadata import DT_DIR, Buffer, DirectoryPage, Stat
+from nexus.contracts.file_events import FileEvent
+from nexus.contracts.filesystem.syscalls import (
+    WATCH_TIMEOUT_S,
+    Precondition,
+    Syscalls,
+    WriteRequest,
+)
+from nexus.contracts.lock_manager import DEFAULT_TTL_S, EXCLUSIVE, LockId
+from nexus.contracts.metadata import (
+    CHANNEL_TYPES,
+    DT_DIR,
+    DT_REG,
+    Buffer,
+    DirectoryPage,
+    Stat,
+)
 from nexus.contracts.object_store import PIECE_BYTES
 
 WALK_PAGE = 1000
@@ -32,6 +49,9 @@ WALK_PAGE = 1000
 
 EDIT_TIMEOUT_S = 30.0
 """How long :meth:`NexusFilesystem.edit` retries against concurrent writers."""
+
+LOCK_TIMEOUT_S = 30.0
+"""How long :meth:`NexusFilesystem.lock` waits unless told otherwise."""
 
 GREP_MAX_FILE_BYTES = 64 << 20
 """Files above this size are reported by grep as skipped, not searched."""
@@ -97,6 +117,7 @@ class NexusFilesystem(Syscalls):
         *,
         if_match: str | None = None,
         if_none_match: str | None = None,
+        lock_token: int | None = None,
         context: OperationContext | None = None,
     ) -> Stat:
         """Replace or create a file whole, with its missing parents; readers see old or new.
@@ -105,15 +126,22 @@ class NexusFilesystem(Syscalls):
         memory. Returns what sys_write returns. Errors: ConflictError when a precondition fails,
         PathIsDirectoryError, PathNotDirectoryError, NoSpaceError.
         """
-        condition = _precondition(if_match, if_none_match)
+        condition = _precondition(if_match, if_none_match, lock_token)
         request = WriteRequest(path, _bytes("write", path, buf), precondition=condition)
         return self._write_many((request,), context)[0]
 
     def append(
-        self, path: str, buf: Buffer | str, *, context: OperationContext | None = None
+        self,
+        path: str,
+        buf: Buffer | str,
+        *,
+        lock_token: int | None = None,
+        context: OperationContext | None = None,
     ) -> Stat:
         """Add to the end of a file, creating it; concurrent appends lose nothing."""
-        request = WriteRequest(path, _bytes("append", path, buf), append=True)
+        condition = _precondition(None, None, lock_token)
+        data = _bytes("append", path, buf)
+        request = WriteRequest(path, data, append=True, precondition=condition)
         return self._write_many((request,), context)[0]
 
     def edit(
@@ -136,6 +164,9 @@ class NexusFilesystem(Syscalls):
             stat = self.sys_stat(path, context=context)
             if stat is None:
                 raise PathNotFoundError("edit", path, "no such file")
+            if stat["entry_type"] in CHANNEL_TYPES:
+                # Reading would take a message, or wait for one.
+                raise NotSupportedError("edit", path, f"is a {stat['type']}, not a file")
             content = apply(self.sys_read(path, context=context))
             # The stat and the content were read one after the other. An etag may have come back
             # meanwhile, a revision cannot: if it still holds, it held when the content was read.
@@ -330,10 +361,106 @@ class NexusFilesystem(Syscalls):
             raise PathNotFoundError("grep", path, "no such file or directory")
         stats = self.walk(path, context=context) if start["is_directory"] else iter((start,))
         for stat in stats:
-            if stat["is_directory"]:
+            if stat["entry_type"] != DT_REG:
                 continue
             if match is None or match(stat["path"].rpartition("/")[2]):
                 yield stat
+
+    # -- advisory locks -----------------------------------------------------------------------
+
+    def lock(
+        self,
+        path: str,
+        mode: str = EXCLUSIVE,
+        ttl: float = DEFAULT_TTL_S,
+        max_holders: int | None = None,
+        *,
+        timeout: float = LOCK_TIMEOUT_S,
+        context: OperationContext | None = None,
+    ) -> LockId:
+        """Wait for the advisory lock of a path and return its id.
+
+        Errors: LockTimeoutError when it was not granted within ``timeout`` seconds.
+        """
+        lock_id = self.sys_lock(path, mode, ttl, max_holders, timeout=timeout, context=context)
+        if lock_id is None:
+            raise LockTimeoutError("lock", path, f"no {mode} lock within {timeout:g} s")
+        return lock_id
+
+    def unlock(
+        self,
+        path: str,
+        lock_id: str | None = None,
+        force: bool = False,
+        *,
+        context: OperationContext | None = None,
+    ) -> bool:
+        """End a held lock; False where it has ended already. Errors: as sys_unlock."""
+        return self.sys_unlock(path, lock_id, force, context=context)
+
+    @contextmanager
+    def locked(
+        self,
+        path: str,
+        mode: str = EXCLUSIVE,
+        ttl: float = DEFAULT_TTL_S,
+        max_holders: int | None = None,
+        *,
+        timeout: float = LOCK_TIMEOUT_S,
+        context: OperationContext | None = None,
+    ) -> Iterator[LockId]:
+        """Hold the advisory lock of a path for the length of a block; yields its id.
+
+        Errors: as :meth:`lock`; ConflictError at the end of a block that outlived the lock, so
+        that it was not alone all the time.
+        """
+        lock_id = self.lock(path, mode, ttl, max_holders, timeout=timeout, context=context)
+        try:
+            yield lock_id
+        except BaseException:
+            self.sys_unlock(path, lock_id, context=context)
+            raise
+        if not self.sys_unlock(path, lock_id, context=context):
+            raise ConflictError(
+                "unlock", path, "the lock ended before the block did", hint="take a longer ttl"
+            )
+
+    # -- watching -----------------------------------------------------------------------------
+
+    def watch(
+        self,
+        path: str = "/",
+        recursive: bool = True,
+        since: int | str | None = None,
+        *,
+        timeout: float | None = None,
+        context: OperationContext | None = None,
+    ) -> Iterator[FileEvent]:
+        """Return an iterator of the events that concern a path, each as it comes, none missed.
+
+        Without ``since`` it begins with this call, not with the first step. It ends when nothing
+        came for ``timeout`` seconds; None waits on. Errors, while iterating: as sys_watch.
+        """
+        if since is None:
+            since = self._newest_revision()
+        return self._events(path, recursive, since, timeout, context)
+
+    def _events(
+        self,
+        path: str,
+        recursive: bool,
+        since: int | str,
+        timeout: float | None,
+        context: OperationContext | None,
+    ) -> Iterator[FileEvent]:
+        pause = WATCH_TIMEOUT_S if timeout is None else timeout
+        while True:
+            event = self.sys_watch(path, pause, recursive, since, context=context)
+            if event is not None:
+                since = event.cursor
+                yield event
+            elif timeout is not None:
+                return
 
     # -- history ------------------------------------------------------------------------------
 
@@ -413,10 +540,12 @@ class NexusFilesystem(Syscalls):
         return self._store_content(mount, pieces, context)
 
 
-def _precondition(if_match: str | None, if_none_match: str | None) -> Precondition | None:
-    if if_match is None and if_none_match is None:
+def _precondition(
+    if_match: str | None, if_none_match: str | None, lock_token: int | None
+) -> Precondition | None:
+    if if_match is None and if_none_match is None and lock_token is None:
         return None
-    return Precondition(if_match, if_none_match)
+    return Precondition(if_match, if_none_match, lock_token=lock_token)
 
 
 def _request(item: tuple[str, Buffer | str] | WriteRequest) -> WriteRequest:

@@ -16,8 +16,11 @@ Rules:
 3. To read a file or to list a directory takes r on it; to write a file, w on it; to create or
    remove an entry, w on the directory that holds it, or on the nearest one above that exists;
    to see attributes, r on the entry or on the directory that lists it; to set them, ownership.
-4. What concerns all beneath a directory (a recursive listing or removal, a copy) takes the same
-   of every directory, and for a copy of every file, beneath it.
+4. What concerns all beneath a directory (a recursive listing, watch or removal, a copy) takes the
+   same of every directory, and for a copy of every file, beneath it.
+5. A message is written or read as a file is. To lock a path takes w on it, to watch it r; where
+   nothing is at the path, on the nearest directory above. Who holds a lock may end it, and so may
+   whoever has w; to end all of them by force takes ownership.
 
 The check comes before the call takes its locks: a change of mode made meanwhile takes effect on
 the next call.
@@ -37,7 +40,9 @@ from nexus.contracts.vfs_hooks import (
     BATCH,
     COPY,
     DELETE,
+    LOCK,
     MKDIR,
+    MKNOD,
     POINTS,
     READ,
     READDIR,
@@ -45,6 +50,8 @@ from nexus.contracts.vfs_hooks import (
     RMDIR,
     SETATTR,
     STAT,
+    UNLOCK,
+    WATCH,
     WRITE,
     BatchContext,
     CopyContext,
@@ -52,20 +59,25 @@ from nexus.contracts.vfs_hooks import (
     HookPoint,
     HookSpec,
     Interceptor,
+    LockContext,
     MkdirContext,
+    MknodContext,
     ReadContext,
     ReaddirContext,
     RenameContext,
     RmdirContext,
     SetattrContext,
     StatContext,
+    UnlockContext,
     VFSContext,
+    WatchContext,
     WriteContext,
     pre,
 )
 from nexus.lib.paths import is_same_or_below, normalize, parent
 
 SYS_POINT: Final = "/__sys__"
+_LOCKS: Final = SYS_POINT + "/locks"
 PUBLIC: Final = "public"
 """The custom attribute that gives everybody the last three bits of an entry's mode."""
 
@@ -93,6 +105,10 @@ class PermissionCheckHook:
             STAT: self._stat,
             READDIR: self._readdir,
             SETATTR: self._setattr,
+            MKNOD: self._mknod,
+            LOCK: self._lock,
+            UNLOCK: self._unlock,
+            WATCH: self._watch,
         }
         return HookSpec(
             interceptors=tuple(self._guard(point, rules.get(point)) for point in POINTS)
@@ -153,6 +169,37 @@ class PermissionCheckHook:
     def _setattr(self, ctx: SetattrContext) -> None:
         if self._nearest(ctx.path, ctx.context)["owner_id"] != ctx.context.user_id:
             raise _denied("setattr", ctx.path, ctx.context, "only its owner may")
+
+    def _mknod(self, ctx: MknodContext) -> None:
+        self._require("setattr", parent(ctx.path), WRITE_ACCESS, ctx.context)
+
+    def _lock(self, ctx: LockContext) -> None:
+        self._require("lock", ctx.path, WRITE_ACCESS, ctx.context)
+
+    def _unlock(self, ctx: UnlockContext) -> None:
+        if ctx.force:
+            if self._nearest(ctx.path, ctx.context)["owner_id"] != ctx.context.user_id:
+                raise _denied("unlock", ctx.path, ctx.context, "only its owner may by force")
+        elif not self.is_allowed(ctx.path, WRITE_ACCESS, ctx.context) and not self._holds(ctx):
+            reason = f"it takes {_word(WRITE_ACCESS)} access, or to hold the lock"
+            raise _denied("unlock", ctx.path, ctx.context, reason)
+
+    def _holds(self, ctx: UnlockContext) -> bool:
+        """Return whether the lock named is the caller's own. What it is on may be gone."""
+        admin, cursor = _administrator(ctx.context), None
+        while True:
+            page = self._nx.sys_readdir(_LOCKS, cursor=cursor, details=True, context=admin)
+            for hold in page:
+                if (hold["path"], hold["lock_id"]) == (ctx.path, ctx.lock_id):
+                    return bool(hold["user_id"] == ctx.context.user_id)
+            cursor = page.next_cursor
+            if cursor is None:
+                return False
+
+    def _watch(self, ctx: WatchContext) -> None:
+        self._require("watch", ctx.path, READ_ACCESS, ctx.context)
+        if ctx.recursive:
+            self._require_beneath("watch", ctx, READ_ACCESS, files=False)
 
     # -- access -------------------------------------------------------------------------------
 

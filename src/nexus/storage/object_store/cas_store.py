@@ -36,6 +36,7 @@ from nexus.contracts.object_store import (
     ObjectStoreCapabilities,
     StoredObject,
 )
+from nexus.contracts.stream_backend import StreamStore
 from nexus.lib.chunking import DEFAULT_CHUNKING, ChunkingParameters, chunk_buffer, chunk_stream
 from nexus.lib.content_id import (
     BLOB_TAG,
@@ -50,6 +51,7 @@ from nexus.lib.manifest import ChunkRef, Manifest, ManifestBuilder, ManifestErro
 from nexus.storage.object_store.collection_guard import CollectionGuard, Flight
 from nexus.storage.object_store.object_database import ObjectDatabase
 from nexus.storage.object_store.verified_cache import VerifiedCache
+from nexus.storage.stream.memory import MemoryStreams
 
 CACHE_BYTES = 8 << 20
 """Budget of verified chunks, and another of decoded manifests: eight of the largest chunks."""
@@ -81,6 +83,7 @@ class CasStore(ContentStoreABC):
     ) -> None:
         self.name = name
         self.volume_id = volume_id
+        self.streams: StreamStore | None = MemoryStreams()  # until a factory says otherwise
         self.capabilities = ObjectStoreCapabilities(
             authoritative_namespace=False,
             content_addressed=True,

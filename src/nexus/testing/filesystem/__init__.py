@@ -8,7 +8,7 @@ need a whole filesystem and state what they need. Tests of one driver's inside s
 
 import pytest
 
-_PARTS = "base batches content history listing metadata mounts namespace paths"
+_PARTS = "base batches content history listing locks metadata mounts namespace paths watches"
 # Before the imports, so that an assertion that fails in a part shows its values.
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS.split()))
 
@@ -17,10 +17,12 @@ from nexus.testing.filesystem.batches import BatchTests  # noqa: E402
 from nexus.testing.filesystem.content import ContentTests  # noqa: E402
 from nexus.testing.filesystem.history import HistoryTests  # noqa: E402
 from nexus.testing.filesystem.listing import ListingTests  # noqa: E402
+from nexus.testing.filesystem.locks import LockTests  # noqa: E402
 from nexus.testing.filesystem.metadata import MetadataTests  # noqa: E402
 from nexus.testing.filesystem.mounts import MountSuite, PersistenceSuite  # noqa: E402
 from nexus.testing.filesystem.namespace import NamespaceTests  # noqa: E402
 from nexus.testing.filesystem.paths import PathTests  # noqa: E402
+from nexus.testing.filesystem.watches import WatchTests  # noqa: E402
 
 __all__ = ["FilesystemSuite", "MountSuite", "PersistenceSuite"]
 
@@ -33,6 +35,8 @@ class FilesystemSuite(
     ListingTests,
     MetadataTests,
     HistoryTests,
+    LockTests,
+    WatchTests,
     SuiteBase,
 ):
     """Everything the contract says of files and directories.

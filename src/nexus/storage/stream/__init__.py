@@ -1,0 +1,1 @@
+"""Where streams keep their messages. Layer: storage."""
