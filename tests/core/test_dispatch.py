@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -18,14 +19,17 @@ from nexus.contracts.errors import (
     PathNotFoundError,
 )
 from nexus.contracts.file_events import FILE_DELETE, FILE_WRITE, OVERFLOW, FileEvent
-from nexus.contracts.metadata import DT_MOUNT, DT_REG
+from nexus.contracts.lock_manager import EXCLUSIVE
+from nexus.contracts.metadata import DT_MOUNT, DT_PIPE, DT_REG
 from nexus.contracts.vfs_hooks import (
     BATCH,
     DELETE,
+    LOCK,
     POINTS,
     READ,
     RMDIR,
     STAT,
+    WATCH,
     WRITE,
     Handled,
     HookPoint,
@@ -246,6 +250,9 @@ CALLS: list[Callable[[NexusFS], object]] = [
     lambda nx: nx.mkdir("/d/sub"),
     lambda nx: nx.sys_unlink("/d/sub"),
     lambda nx: nx.write_content(b"hashed"),
+    lambda nx: nx.sys_setattr("/d/q", entry_type=DT_PIPE),
+    lambda nx: nx.sys_unlock("/d/f", nx.sys_lock("/d/f")),
+    lambda nx: nx.sys_watch("/d/f", 0.0, since=0),
     lambda nx: nx.sys_setattr("/m", entry_type=DT_MOUNT, backend={"driver": "cas_memory"}),
     lambda nx: nx.sys_unlink("/m"),
 ]
@@ -644,6 +651,93 @@ def test_unregistering_waits_for_the_calls_that_saw_the_hooks() -> None:
     caller.join()
     remover.join()
     assert done == ["hook", "unregistered"]
+
+
+WAITS: list[tuple[HookPoint[Any, Any], Callable[[NexusFS], object]]] = [
+    (READ, lambda nx: nx.sys_read("/q", timeout=LONG_S)),
+    (WRITE, lambda nx: nx.sys_write("/full", b"x" * 32, timeout=LONG_S)),
+    (LOCK, lambda nx: nx.sys_lock("/locked", timeout=LONG_S)),
+    (WATCH, lambda nx: nx.sys_watch("/new", timeout=LONG_S)),
+    (READ, lambda nx: asyncio.run(nx._read_async("/q", 0, LONG_S, None))),
+    (WRITE, lambda nx: asyncio.run(nx._write_async("/full", b"x" * 32, LONG_S, None))),
+    (LOCK, lambda nx: asyncio.run(nx._lock_async("/locked", EXCLUSIVE, 30.0, None, LONG_S, None))),
+    (WATCH, lambda nx: asyncio.run(nx._watch_async("/new", LONG_S, False, None, None))),
+]
+
+
+@pytest.mark.parametrize(("point", "call"), WAITS)
+def test_a_call_that_waits_holds_up_neither_locks_nor_the_removal_of_its_hooks(
+    nx: NexusFS, point: HookPoint[Any, Any], call: Callable[[NexusFS], object]
+) -> None:
+    nx.sys_setattr("/q", entry_type=DT_PIPE)
+    nx.sys_setattr("/full", entry_type=DT_PIPE, capacity_bytes=64)
+    nx.sys_write("/full", b"x" * 48)
+    lock_id = nx.sys_lock("/locked")
+    before: list[VFSContext] = []
+    after: list[object] = []
+
+    def gone_by_then(ctx: VFSContext, result: object) -> None:
+        after.append(result)
+
+    def still_there(ctx: VFSContext, result: object) -> None:
+        after.append("kept")
+
+    spec = HookSpec(interceptors=(pre(point, before.append), post(point, gone_by_then)))
+    nx.dispatch.register("gone", spec)
+    nx.dispatch.register_post("kept", point, still_there)
+    caller = threading.Thread(target=call, args=(nx,))
+    caller.start()
+    deadline = time.monotonic() + LONG_S
+    while not before or nx.dispatch._tables.calls:
+        assert time.monotonic() < deadline, "the call does not begin to wait"
+    nx.dispatch.unregister("gone", spec)
+    assert nx.locks.held() == {}
+    assert caller.is_alive()
+    nx.write("/new", b"x")
+    nx._write_at("/q", b"message", 0, None, 0.0, None)
+    nx._read("/full", None, 0, None, 0.0, None)
+    nx.sys_unlock("/locked", lock_id)
+    caller.join(LONG_S)
+    assert not caller.is_alive()
+    assert "kept" in after
+    assert all(found == "kept" for found in after)
+
+
+def test_asynchronous_calls_pass_their_points(nx: NexusFS) -> None:
+    nx.sys_setattr("/q", entry_type=DT_PIPE)
+    seen: list[str] = []
+    for point in (READ, WRITE, LOCK, WATCH):
+        nx.dispatch.register_pre("a", point, lambda ctx, point=point: seen.append(point.name))
+        nx.dispatch.register_post(
+            "a", point, lambda ctx, result, point=point: seen.append(f"{point.name} done")
+        )
+
+    async def use() -> None:
+        await nx._write_async("/q", b"x", 0.0, None)
+        await nx._read_async("/q", 0, 0.0, None)
+        await nx._lock_async("/q", EXCLUSIVE, 30.0, None, 0.0, None)
+        await nx._watch_async("/q", 0.0, False, 0, None)
+
+    asyncio.run(use())
+    points = ("write", "read", "lock", "watch")
+    assert seen == [word for name in points for word in (name, f"{name} done")]
+
+
+def test_a_resolver_answers_asynchronous_calls(nx: NexusFS) -> None:
+    nx.dispatch.register_resolver("r", Under("/r"))
+    assert asyncio.run(nx._read_async("/r/q", 0, None, None)) == b"resolved"
+
+
+def test_observers_get_events_with_the_cursor_that_the_journal_has(nx: NexusFS) -> None:
+    observer = Recorder()
+    nx.dispatch.register_observer("o", observer)
+    nx.write_batch({"/a": b"1", "/b": b"2"})
+    settle(nx)
+    cursors = [event.cursor for event in observer.events]
+    assert len(cursors) == 2
+    second = nx.sys_watch("/b", 0.0, since=cursors[0])
+    assert second is not None
+    assert second.cursor == cursors[1]
 
 
 def test_a_hook_may_unregister_itself(nx: NexusFS) -> None:

@@ -210,7 +210,10 @@ R = TypeVar("R")
 
 
 class HookPoint(Generic[C, R]):
-    """A kind of call that can be hooked: its context, and the type of its answer."""
+    """A kind of call that can be hooked: its context, and the type of its answer.
+
+    ``mutates`` says whether its calls commit events.
+    """
 
     __slots__ = ("context_type", "mutates", "name")
 
