@@ -160,3 +160,33 @@ def test_a_commit_of_which_nothing_is_left_writes_nothing():
         store.commit(mutation, durable=True)
     assert not driver.commits
     assert store.commit(put(b"other"), durable=False)[0] == 1
+
+
+def test_a_commit_that_lacks_what_it_requires_is_neither_recorded_nor_reported():
+    store = SealedStore(MemoryMetastore())
+    told: list[tuple[str, int]] = []
+
+    def followed(key: bytes) -> Mutation:
+        def chain(revision: int, previous: bytes) -> bytes:
+            told.append((f"chain of {key.decode()} after {previous.decode()}", revision))
+            return key
+
+        mutation = put(key)
+        mutation.chain = chain
+        mutation.on_committed = lambda revision: told.append((key.decode(), revision))
+        return mutation
+
+    store.commit(followed(b"first"), durable=False)
+    fenced = followed(b"fenced")
+    fenced.require(b"lock", ConflictError("write", "/f", "no lock"))
+    with pytest.raises(ConflictError):
+        store.commit(fenced, durable=False)
+    store.commit(followed(b"last"), durable=False)
+    assert told == [
+        ("chain of first after ", 1),
+        ("first", 1),
+        ("chain of last after first", 2),
+        ("last", 2),
+    ]
+    sealed = [record for _, record in store.iterate_unverified() if record is not None]
+    assert store.head().records == len(sealed)

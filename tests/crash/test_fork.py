@@ -84,6 +84,51 @@ def test_a_forked_child_is_refused_and_its_parent_goes_on(
     assert finished.returncode == 0, finished.stderr
 
 
+HOOKED = """
+import asyncio, os, sys, threading
+from nexus.contracts.errors import ClosedError
+from nexus.sdk.aio import AsyncView
+from nexus.sdk import connect
+
+nx = connect({"data_dir": ":memory:", "profile": "full"})
+with nx.dispatch._mutex, nx.services._mutex, nx.dispatch.observers._mutex:
+    child = os.fork()
+if child == 0:
+    nx.dispatch._mutex.acquire()
+    nx.services._mutex.acquire()
+    calls = (
+        lambda: nx.read("/f"), lambda: nx.write("/f", b"x"), lambda: nx.sys_stat("/f"),
+        lambda: nx.sys_lock("/f"), lambda: nx.sys_unlock("/f", "x"), lambda: nx.sys_watch("/f", 0),
+        lambda: nx.sys_unlink("/f"), lambda: nx.list("/"), lambda: nx.service("audit"),
+        lambda: nx.sys_setattr("/__sys__/services/x", service=object()),
+        lambda: asyncio.run(AsyncView(nx).lock("/f")),
+    )
+    refused = 0
+    for call in calls:
+        try:
+            call()
+        except ClosedError as error:
+            refused += str(os.getppid()) in str(error)
+    nx.close()
+    os._exit(7 if refused == len(calls) else 3)
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 7, status
+nx.write("/f", b"x")
+nx.close()
+"""
+
+
+def test_a_forked_child_is_refused_before_any_hook_whose_locks_nobody_will_release() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", HOOKED],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
 ORPHAN = """
 import os, sys
 from nexus.sdk import connect

@@ -388,6 +388,10 @@ class KernelDispatch:
             {"kind": "observer", "point": None, **row} for row in self.observers.rows()
         ]
 
+    def in_forked_child(self) -> None:
+        """Leave every call to the kernel, which refuses it. Takes no lock, as nothing will here."""
+        self.live = frozenset()
+
     def close(self) -> None:
         """Hand out what observers still wait for, then end their workers."""
         self.observers.close()

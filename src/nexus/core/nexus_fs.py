@@ -1014,6 +1014,8 @@ class NexusFS(NexusFilesystem):
         self.services.bootstrap()
 
     def service(self, name: str) -> Any:
+        if self._is_forked:
+            self._check_open("service", None)
         return self.services.lookup(name)
 
     def _set_service(self, path: str, attrs: dict[str, Any], context: OperationContext) -> Stat:
@@ -1033,6 +1035,7 @@ class NexusFS(NexusFilesystem):
     def in_forked_child(self) -> None:
         """Refuse every call from now on: this process is a child of the one that owns it."""
         self._is_forked = True
+        self.dispatch.in_forked_child()
         self._closed = f"it was opened by the process {os.getppid()}, which forked this one"
 
     def on_closing(self, callback: Callable[[], None]) -> None:
