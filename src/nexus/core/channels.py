@@ -14,7 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
-import secrets
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -198,7 +198,7 @@ class Channels:
 
 def new_channel_id() -> str:
     """Return what the record of a new channel names it by."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 def _id_of(meta: FileMetadata) -> str:

@@ -164,8 +164,7 @@ class InodeTable:
         found: Inode | None = self._cache.get(path, _UNKNOWN)
         if found is not _UNKNOWN:
             return found
-        possible = self._possible.get(parent(path))
-        if possible is not None and name(path) not in possible:
+        if self._is_impossible(path):
             return None
         epoch = self._epoch
         record = self.store.get(self.key(path))
@@ -173,12 +172,16 @@ class InodeTable:
         self._remember(path, inode, epoch)
         return inode
 
+    def _is_impossible(self, path: str) -> bool:
+        names = self._possible.get(parent(path))
+        return names is not None and name(path) not in names
+
     def load(self, paths: Iterable[str]) -> None:
         """Read several records at once, so that :meth:`get` finds them in memory."""
         if not self.store.cacheable:
             return
         epoch = self._epoch
-        wanted = [path for path in paths if path not in self._cache]
+        wanted = [p for p in paths if p not in self._cache and not self._is_impossible(p)]
         records = self.store.get_many([self.key(path) for path in wanted])
         for path, record in zip(wanted, records, strict=True):
             inode = None if record is None else Inode(decode_metadata(record), record)

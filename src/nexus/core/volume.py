@@ -10,9 +10,9 @@ records and events into the transaction it is given; the caller commits.
 
 from __future__ import annotations
 
-import mimetypes
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -46,7 +46,6 @@ MAX_ATTRIBUTES_BYTES = 32 << 10
 """Custom attributes of one entry, encoded; a record stays below what every metastore holds."""
 
 _DEFAULT_MIME_TYPE = "application/octet-stream"
-_MIME_TYPES = mimetypes.MimeTypes(filenames=()).types_map[True]  # no files of the host's
 
 
 class Actor(NamedTuple):
@@ -291,7 +290,14 @@ def mime_type_of(path: str) -> str:
     dot = path.rfind(".")
     if dot <= path.rfind("/"):
         return _DEFAULT_MIME_TYPE
-    return _MIME_TYPES.get(path[dot:].lower(), _DEFAULT_MIME_TYPE)
+    return _mime_types().get(path[dot:].lower(), _DEFAULT_MIME_TYPE)
+
+
+@cache
+def _mime_types() -> dict[str, str]:
+    import mimetypes  # costs start-up time, which programs that create nothing need not pay
+
+    return mimetypes.MimeTypes(filenames=()).types_map[True]  # no files of the host's
 
 
 def check_precondition(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import getpass
 import logging
 import os
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -32,9 +31,7 @@ from nexus.factory.data_directory import CONTENT, METASTORE, DataDirectory, defa
 from nexus.factory.drivers import DriverRegistry, read_label
 from nexus.factory.streams import DEFAULT_STREAMS
 from nexus.lib.disk import Disk, folder_place
-from nexus.storage.metastore.memory import MemoryMetastore
 from nexus.storage.object_store.local_transport import LocalTransport
-from nexus.storage.object_store.memory_transport import MemoryTransport
 
 IN_MEMORY = ":memory:"
 _log = logging.getLogger(__name__)
@@ -141,7 +138,7 @@ class _Storage:
         self.metastore = metastore
         self.transport = transport
         self.name = name
-        self.owner_id = directory.descriptor.id if directory else secrets.token_hex(8)
+        self.owner_id = directory.descriptor.id if directory else os.urandom(8).hex()
         self.was_left_synced = directory is None or directory.was_left_synced
         self.was_cut_off = directory is not None and directory.was_cut_off
         self.place = folder_place(os.path.realpath(directory.path)) if directory else ()
@@ -169,6 +166,10 @@ class _Storage:
 
 
 def _in_memory(clock_ns: Callable[[], int]) -> _Storage:
+    # Sorted containers cost start-up time that a filesystem on disk need not pay.
+    from nexus.storage.metastore.memory import MemoryMetastore
+    from nexus.storage.object_store.memory_transport import MemoryTransport
+
     undo = ExitStack()
     metastore = MemoryMetastore()
     undo.callback(metastore.close)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 from pathlib import Path
 
 import msgspec
@@ -183,7 +182,7 @@ class DataDirectory:
     def _open_descriptor(self, metastore: str) -> Descriptor:
         path = self.file(DESCRIPTOR)
         if not os.path.exists(path):
-            return Descriptor(FORMAT, metastore, secrets.token_hex(8)).sealed()
+            return Descriptor(FORMAT, metastore, os.urandom(8).hex()).sealed()
         found = _parse(path)
         if found.metastore != metastore:
             raise ConfigError(

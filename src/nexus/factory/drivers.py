@@ -6,7 +6,7 @@ Layer: factory. The one place where names of drivers meet their classes; the ker
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from nexus.lib.hashing import hex_digest
 from nexus.storage.object_store.cas_store import CasStore
 from nexus.storage.object_store.local_transport import LocalTransport
 from nexus.storage.object_store.loose_objects import LooseObjects
-from nexus.storage.object_store.memory_transport import MemoryTransport
 from nexus.storage.object_store.object_database import ObjectDatabase
 from nexus.storage.object_store.path_store import PathStore
 from nexus.storage.object_store.segment_objects import SegmentObjects
@@ -143,7 +142,7 @@ class DriverRegistry:
         """
         label = read_label(transport, name)
         if label is None:
-            label = self._write_label(transport, secrets.token_hex(8))
+            label = self._write_label(transport, os.urandom(8).hex())
         elif label.owner_id != self._owner_id:
             if not adopt:
                 # Its collector would take another owner's content for garbage.
@@ -190,8 +189,7 @@ class DriverRegistry:
     def _cas_memory(self, options: _Options) -> ObjectStoreABC:
         streams = self._streams(options, None)
         options.finish()
-        transport = MemoryTransport(clock_ns=self._clock_ns)
-        store = self.content_store(transport, "cas_memory", adopt=False)
+        store = self.content_store(self._memory(), "cas_memory", adopt=False)
         store.streams = streams
         return store
 
@@ -223,10 +221,14 @@ class DriverRegistry:
 
     def _path_memory(self, options: _Options) -> ObjectStoreABC:
         options.finish()
-        volume_id = "path-" + secrets.token_hex(8)
-        return PathStore(
-            MemoryTransport(clock_ns=self._clock_ns), name="path_memory", volume_id=volume_id
-        )
+        volume_id = "path-" + os.urandom(8).hex()
+        return PathStore(self._memory(), name="path_memory", volume_id=volume_id)
+
+    def _memory(self) -> TransportABC:
+        # Sorted containers cost start-up time that few mounts are worth.
+        from nexus.storage.object_store.memory_transport import MemoryTransport
+
+        return MemoryTransport(clock_ns=self._clock_ns)
 
 
 def _root_of(transport: TransportABC) -> str | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from nexus.contracts.errors import NotSupportedError
 from nexus.contracts.filesystem import NexusFilesystem
 from nexus.core.collector import CollectionReport
-from nexus.core.fsck import Checker, FsckReport
 from nexus.core.nexus_fs import NexusFS
+
+if TYPE_CHECKING:
+    from nexus.core.fsck import FsckReport
 
 Progress = Callable[[str, int], None]
 
@@ -28,6 +31,9 @@ def fsck(
     builds it anew while it opens. Errors: NotSupportedError unless ``nx`` is embedded in this
     process.
     """
+    # Imported here: most programs check nothing, and it costs each of them start-up time.
+    from nexus.core.fsck import Checker
+
     kernel = _kernel("fsck", nx)
     with kernel.volumes_in_use() as volumes:
         return Checker(kernel.store, volumes, progress).run(repair=repair, content=content)

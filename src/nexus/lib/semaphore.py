@@ -17,7 +17,7 @@ Lock order: ``_mutex``, then the mutex of a wait queue.
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -206,7 +206,7 @@ class VFSSemaphore:
             self._names.pop(name, None)
 
     def _grant_waiter_locked(self, entry: _Name, waiter: Waiter[str], now_ns: int) -> bool:
-        holder_id = secrets.token_hex(16)
+        holder_id = os.urandom(16).hex()
         if not waiter.wake(holder_id):
             return False
         request: _Request = waiter.request
@@ -215,7 +215,7 @@ class VFSSemaphore:
         return True
 
     def _grant_locked(self, entry: _Name, request: _Request, now_ns: int) -> str:
-        holder_id = secrets.token_hex(16)
+        holder_id = os.urandom(16).hex()
         expires_at_ns = now_ns + request.ttl_ms * _NS_PER_MS
         self._put_locked(entry, holder_id, _Holder(request.max_holders, expires_at_ns))
         return holder_id

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -121,6 +120,8 @@ def read_file(path: str) -> dict[str, Any]:
 
 
 def _parse_toml(data: bytes) -> Any:
+    import tomllib  # costs start-up time, and many programs have no such file
+
     return tomllib.loads(data.decode())
 
 

@@ -42,7 +42,6 @@ writer's has them at hand. Only a commit that begins in that very moment can mak
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -86,7 +85,6 @@ from nexus.storage.metastore.sqlite_file import (
 )
 from nexus.storage.metastore.sqlite_log import FRAME_BYTES, LogFile
 from nexus.storage.metastore.sqlite_readers import ReaderPool
-from nexus.storage.metastore.sqlite_salvage import rebuild_if_damaged
 
 _GET = "SELECT v, ver FROM kv WHERE k = ?"
 _VERSION = "SELECT ver FROM kv WHERE k = ?"
@@ -149,8 +147,11 @@ class SqliteMetastore(MetastoreABC):
         self._clock_version: int | None = None  # None: to be read
         self._commits_until_check = _COMMITS_PER_LOG_CHECK
         if create and not os.path.lexists(self._path):
-            create_store(self._path, identity=secrets.randbits(63), disk=disk)
+            create_store(self._path, identity=int.from_bytes(os.urandom(8), "big") >> 1, disk=disk)
         if accept_loss and os.path.lexists(self._path):
+            # Imported here: only a checker needs it, and it costs start-up time.
+            from nexus.storage.metastore.sqlite_salvage import rebuild_if_damaged
+
             rebuild_if_damaged(self._path, disk=disk)
         check_header(self._path, disk)
         with ExitStack() as undo:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -246,7 +245,11 @@ def _replace(
     for suffix in ("", "-wal", "-shm"):
         _unlink_if_there(rebuilt + suffix, disk)
     identity = numbers.get("identity", -1)
-    create_store(rebuilt, identity=identity if identity >= 0 else secrets.randbits(63), disk=disk)
+    create_store(
+        rebuilt,
+        identity=identity if identity >= 0 else int.from_bytes(os.urandom(8), "big") >> 1,
+        disk=disk,
+    )
     newest = max((version for version, _ in rows.values()), default=0)
     revision = max(numbers.get("revision", 0), newest)
     with closing(connect(rebuilt)) as connection:

@@ -147,15 +147,21 @@ class CasStore(ContentStoreABC):
         # interpreter's lock: beside each other they take half the time.
         with self._guard.flight() as flight, ThreadPoolExecutor(1) as beside:
             builder = ManifestBuilder()
-            waiting: deque[Future[None]] = deque()
+            waiting: deque[tuple[Future[None], bytearray]] = deque()
+            free: list[bytearray] = []
             for chunk in chunks:
-                # A copy: the chunk's memory is used again for the next one.
-                added = beside.submit(self._add_chunk, flight, builder, bytes(chunk))
-                waiting.append(added)
+                # Copied, as the chunk's memory is used again for the next one; into memory that is
+                # used again too, since fresh pages cost more than the copy.
+                buffer = free.pop() if free else bytearray(self._chunking.max_bytes)
+                copied = memoryview(buffer)[: len(chunk)]
+                copied[:] = chunk
+                waiting.append((beside.submit(self._add_chunk, flight, builder, copied), buffer))
                 if len(waiting) > _CHUNKS_AHEAD:
-                    waiting.popleft().result()
+                    added, buffer = waiting.popleft()
+                    added.result()
+                    free.append(buffer)
             while waiting:
-                waiting.popleft().result()
+                waiting.popleft()[0].result()
             return self._write_manifest(flight, builder)
 
     def _add_chunk(self, flight: Flight, builder: ManifestBuilder, chunk: Buffer) -> None:

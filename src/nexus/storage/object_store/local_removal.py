@@ -9,7 +9,6 @@ Invariant: no leftover goes whose process lives, whatever its age.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,6 +31,8 @@ def delete(path: str, disk: Disk) -> None:
     Links are deleted, not followed. A folder's own mode protects nothing in it: whoever deletes
     from outside has asked for all of it.
     """
+    import shutil  # costs start-up time, which programs that delete no folder need not pay
+
     with suppress(FileNotFoundError):
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             disk.unlink(path)

@@ -25,7 +25,6 @@ Locks: none. The owner calls it from one thread at a time, :meth:`ObjectIndex.pe
 from __future__ import annotations
 
 import os
-import secrets
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -122,7 +121,7 @@ class ObjectIndex:
         fd = disk.open(staging, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             # Clean for the moment in which it holds nothing: it is opened like any other.
-            header = _header(secrets.randbits(64), NO_BOOT, End(0, 0))
+            header = _header(int.from_bytes(os.urandom(8), "big"), NO_BOOT, End(0, 0))
             disk.pwrite_all(fd, header + _sealed(1, _build_page(0, 0, [])), 0)
         finally:
             disk.close(fd)
