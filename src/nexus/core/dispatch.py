@@ -26,9 +26,9 @@ import inspect
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from nexus.contracts.errors import InvalidArgumentError
 from nexus.contracts.vfs_hooks import (
@@ -52,10 +52,11 @@ from nexus.core.sealed_store import SealedStore
 from nexus.lib.paths import normalize, parent
 
 HANG_TIMEOUT_S: Final = 30.0
-_COUNTED_NOWHERE: Final = nullcontext()
 
 C = TypeVar("C", bound=VFSContext)
 R = TypeVar("R")
+T = TypeVar("T")
+P = ParamSpec("P")
 
 _log = logging.getLogger(__name__)
 
@@ -257,17 +258,14 @@ class KernelDispatch:
             self._after(account, point, ctx, result, operation)
         return result
 
-    def waiting(self) -> AbstractContextManager[None]:
-        """Return a block in which the call under way waits, and in which it is not counted."""
+    def wait_in(self, wait: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do what the call under way may wait in, and do not count the call meanwhile."""
         account: _Call | None = getattr(self._local, "current", None)
-        # None: nothing was hooked where the call began.
-        return _COUNTED_NOWHERE if account is None else self._uncounted(account)
-
-    @contextmanager
-    def _uncounted(self, account: _Call) -> Iterator[None]:
+        if account is None:
+            return wait(*args, **kwargs)  # nothing was hooked where the call began
         self._leave(account)
         try:
-            yield
+            return wait(*args, **kwargs)
         finally:
             self._enter(account)
 

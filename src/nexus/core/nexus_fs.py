@@ -255,8 +255,7 @@ class NexusFS(NexusFilesystem):
         if channel is not None:
             check_message_read(path, count, version)
             limit = wait_limit("read", path, timeout)
-            with self.dispatch.waiting():
-                return channel.read(path, offset, limit)
+            return self.dispatch.wait_in(channel.read, path, offset, limit)
         if volume.immutable_content:
             return volume.read("read", relative, count, offset, version)
         with self.locks.read(_lock_key(zone_id, path)):
@@ -311,8 +310,7 @@ class NexusFS(NexusFilesystem):
         if channel is not None:
             check_message_write(path, offset, precondition)
             limit = wait_limit("write", path, timeout)
-            with self.dispatch.waiting():
-                return channel.write(path, bytes(data), limit)
+            return self.dispatch.wait_in(channel.write, path, bytes(data), limit)
         with self._locked(actor, path), Transaction(self.store) as txn:
             volume, relative = self._route("write", path, actor.context.zone_id)
             self.waiting.require(txn, "write", path, precondition, actor.context.zone_id)
@@ -877,8 +875,8 @@ class NexusFS(NexusFilesystem):
         return self.waiting.lock(request, lock_id, timeout)
 
     def _lock_hooked(self, ctx: LockContext) -> LockId | None:
-        with self.dispatch.waiting():
-            return self.waiting.lock(_lock_request(ctx), ctx.lock_id, ctx.timeout)
+        request = _lock_request(ctx)
+        return self.dispatch.wait_in(self.waiting.lock, request, ctx.lock_id, ctx.timeout)
 
     async def _lock_async(
         self,
@@ -933,8 +931,14 @@ class NexusFS(NexusFilesystem):
         return self.waiting.watch(path, identity, timeout, recursive, since)
 
     def _watch_hooked(self, ctx: WatchContext) -> FileEvent | None:
-        with self.dispatch.waiting():
-            return self.waiting.watch(ctx.path, ctx.context, ctx.timeout, ctx.recursive, ctx.since)
+        return self.dispatch.wait_in(
+            self.waiting.watch,
+            ctx.path,
+            ctx.context,
+            ctx.timeout,
+            ctx.recursive,
+            ctx.since,
+        )
 
     async def _watch_async(
         self,
