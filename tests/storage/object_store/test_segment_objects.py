@@ -648,6 +648,18 @@ def test_a_segment_that_is_appended_to_is_emptied_too_once_it_is_mostly_forgotte
     assert_holds(objects, {i: stored[i] for i in list(stored)[-2:]})
 
 
+def test_a_segment_that_is_removed_keeps_no_space_whoever_has_it_open(place: Place):
+    objects = place.open()
+    stored = fill(objects, 12)
+    held = [os.open(path, os.O_RDONLY) for path in place.segment_files()]
+    set_aside_and_purge(objects, list(stored))
+    objects.compact()
+    assert place.segment_files() == []
+    assert [os.fstat(fd).st_blocks for fd in held] == [0] * len(held)
+    for fd in held:
+        os.close(fd)
+
+
 def test_small_segments_are_joined(place: Place):
     stored: dict[str, bytes] = {}
     for number in range(12):  # a process that is killed again and again

@@ -158,7 +158,10 @@ class CasStore(ContentStoreABC):
                 waiting.append((beside.submit(self._add_chunk, flight, builder, copied), buffer))
                 if len(waiting) > _CHUNKS_AHEAD:
                     added, buffer = waiting.popleft()
-                    added.result()
+                    try:
+                        added.result()
+                    finally:
+                        del added  # or an error would keep itself alive by its own traceback
                     free.append(buffer)
             while waiting:
                 waiting.popleft()[0].result()

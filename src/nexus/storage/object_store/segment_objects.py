@@ -427,10 +427,14 @@ class SegmentObjects(ObjectDatabase):
     def _remove_segment(self, number: int) -> int:
         allocated = self._allocated(number)
         with self._locked("compact", self._root):
-            self._segments.pop(number, None)
+            segment = self._segment_locked(number)
+            del self._segments[number]
             self._unsynced.pop(number, None)
             self._disk.unlink(self._path_of(number))
             self._names_changed = True
+            # Whoever still has it open, if only in an error's traceback, keeps no space. A reader
+            # that is in it finds nothing, and looks again where its object has gone.
+            self._disk.truncate(segment.fd, 0)
         return allocated
 
     def _punch_gaps(self, number: int) -> int:
