@@ -80,6 +80,7 @@ from nexus.storage.metastore.sqlite_file import (
     create_store,
     database_error,
     is_damage,
+    new_identity,
     read_number,
     read_revision,
 )
@@ -147,7 +148,7 @@ class SqliteMetastore(MetastoreABC):
         self._clock_version: int | None = None  # None: to be read
         self._commits_until_check = _COMMITS_PER_LOG_CHECK
         if create and not os.path.lexists(self._path):
-            create_store(self._path, identity=int.from_bytes(os.urandom(8), "big") >> 1, disk=disk)
+            create_store(self._path, identity=new_identity(), disk=disk)
         if accept_loss and os.path.lexists(self._path):
             # Imported here: only a checker needs it, and it costs start-up time.
             from nexus.storage.metastore.sqlite_salvage import rebuild_if_damaged

@@ -60,9 +60,9 @@ def create_store(path: str, *, identity: int, disk: Disk) -> None:
     temporary = path + ".new"
     try:
         for suffix in ("", "-wal", "-shm", "-journal"):
-            _unlink_if_there(temporary + suffix, disk)
+            unlink_if_there(temporary + suffix, disk)
             if suffix:
-                _unlink_if_there(path + suffix, disk)
+                unlink_if_there(path + suffix, disk)
         disk.close(disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         _fill(temporary, identity)
         fd = disk.open(temporary, os.O_RDWR)
@@ -215,6 +215,12 @@ def _refuse_orphaned_log(path: str) -> None:
         raise CorruptionError("create", path, reason, hint="restore the file, or remove the log")
 
 
-def _unlink_if_there(path: str, disk: Disk) -> None:
+def new_identity() -> int:
+    """Return a random number to tell a store from any other."""
+    return int.from_bytes(os.urandom(8), "big") >> 1  # SQLite's integers have a sign
+
+
+def unlink_if_there(path: str, disk: Disk) -> None:
+    """Remove a file; one that is not there is no error. Errors: OSError."""
     with suppress(FileNotFoundError):
         disk.unlink(path)

@@ -21,7 +21,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 
 from nexus.contracts.errors import CorruptionError, NexusError
 from nexus.lib.disk import Disk, storage_error
@@ -33,8 +33,10 @@ from nexus.storage.metastore.sqlite_file import (
     create_store,
     database_error,
     is_damage,
+    new_identity,
     read_number,
     read_revision,
+    unlink_if_there,
 )
 
 _INTERIOR, _LEAF = 0x02, 0x0A
@@ -243,11 +245,11 @@ def _replace(
 ) -> None:
     rebuilt = path + ".rebuilt"
     for suffix in ("", "-wal", "-shm"):
-        _unlink_if_there(rebuilt + suffix, disk)
+        unlink_if_there(rebuilt + suffix, disk)
     identity = numbers.get("identity", -1)
     create_store(
         rebuilt,
-        identity=identity if identity >= 0 else int.from_bytes(os.urandom(8), "big") >> 1,
+        identity=identity if identity >= 0 else new_identity(),
         disk=disk,
     )
     newest = max((version for version, _ in rows.values()), default=0)
@@ -265,13 +267,8 @@ def _replace(
     finally:
         disk.close(fd)
     for suffix in ("-wal", "-shm"):
-        _unlink_if_there(path + suffix, disk)
-    _unlink_if_there(path + ".damaged", disk)
+        unlink_if_there(path + suffix, disk)
+    unlink_if_there(path + ".damaged", disk)
     os.link(path, path + ".damaged")
     disk.rename(rebuilt, path)
     disk.fsync_directory(os.path.dirname(path))
-
-
-def _unlink_if_there(path: str, disk: Disk) -> None:
-    with suppress(FileNotFoundError):
-        disk.unlink(path)

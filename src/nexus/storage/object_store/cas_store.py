@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from itertools import chain
 
-from blake3 import blake3
 from xxhash import xxh3_64_intdigest
 
 from nexus.contracts.errors import (
@@ -39,9 +38,9 @@ from nexus.contracts.object_store import (
 from nexus.contracts.stream_backend import StreamStore
 from nexus.lib.chunking import DEFAULT_CHUNKING, ChunkingParameters, chunk_buffer, chunk_stream
 from nexus.lib.content_id import (
-    BLOB_TAG,
     EMPTY_CONTENT_ID,
     EMPTY_OBJECT_ID,
+    blob_id,
     check_object_id,
     manifest_id,
     object_id_of,
@@ -117,8 +116,8 @@ class CasStore(ContentStoreABC):
         return self._write_pieces(data)
 
     def _write_blob(self, data: Buffer) -> Content:
-        object_id = blake3(data).hexdigest()
-        etag = "b3:" + object_id
+        object_id = object_id_of(data)
+        etag = blob_id(object_id)
         self._guard.pin(etag, object_id)
         try:
             self._put(object_id, data)
@@ -200,9 +199,10 @@ class CasStore(ContentStoreABC):
                 if len(flat) > threshold:
                     answers.append(self.write_content(flat))
                     continue
-                object_id = blake3(flat).hexdigest()
-                self._guard.pin(BLOB_TAG + object_id, object_id)
-                answers.append(Content(BLOB_TAG + object_id, len(flat)))
+                object_id = object_id_of(flat)
+                etag = blob_id(object_id)
+                self._guard.pin(etag, object_id)
+                answers.append(Content(etag, len(flat)))
                 if flat:
                     small.append((object_id, flat))
             self._objects.put_many(small)
