@@ -219,7 +219,7 @@ class KilledError(BaseException):
 
 
 class KillingDisk(Disk):
-    """Ends the process, so to speak, at the n-th write."""
+    """Ends the process, so to speak, at the n-th write: from then on nothing reaches the file."""
 
     def __init__(self, nth: int) -> None:
         self.left = nth
@@ -230,23 +230,36 @@ class KillingDisk(Disk):
             raise KilledError
         super().pwrite_all(fd, data, offset)
 
+    def truncate(self, fd: int, size: int) -> None:
+        if self.left < 0:
+            raise KilledError
+        super().truncate(fd, size)
 
-def test_a_kill_between_any_two_writes_loses_nothing_that_was_acknowledged(tmp_path: Path):
+
+def test_a_kill_between_any_two_writes_loses_nothing_then_or_later(tmp_path: Path):
     for nth in count(3):
         path = str(tmp_path / f"{nth}.idx")
-        disk = KillingDisk(nth)
         acknowledged = expected(0)
         try:
-            index = create(path, disk=disk)
+            index = create(path, disk=KillingDisk(nth))
             for number in range(0, 300, 3):
-                batch = [entry(number + more) for more in range(3)]
-                index.put_many(batch)
-                acknowledged.update((found.object_id, found) for found in batch)
+                put_three(index, number, acknowledged)
         except KilledError:
-            found = content(reopen(path))
-            assert acknowledged.items() <= found.items()
+            index = reopen(path)
+            assert acknowledged.items() <= content(index).items()
+            for number in range(300, 600, 3):
+                put_three(index, number, acknowledged)
+            assert acknowledged.items() <= content(index).items()
+            index.close(None)
+            assert acknowledged.items() <= content(reopen(path)).items()
         else:
             return
+
+
+def put_three(index: ObjectIndex, number: int, acknowledged: dict[bytes, Entry]) -> None:
+    batch = [entry(number + more) for more in range(3)]
+    index.put_many(batch)
+    acknowledged.update((found.object_id, found) for found in batch)
 
 
 def flip(path: str, offset: int) -> None:

@@ -12,7 +12,8 @@ hash is seeded, so that nobody can choose content that meets in one page.
 Invariants:
 
 1. A page in the file holds every acknowledged entry of its range that no deeper page covers. A
-   new page is written before the page it was split from, so a kill in between loses nothing.
+   new page is written before the page it was split from, so a kill in between loses nothing, and
+   the next opening finishes the split.
 2. A page is read from the file only if its checksum matches, else CorruptionError.
 3. The header says *clean* only while the file is as a synced close left it; the first change takes
    that back, durably. Without it the file counts only within the boot that wrote it: what a power
@@ -164,9 +165,7 @@ class ObjectIndex:
         Going through the pages in order while others change them, an entry may come twice, since
         a split moves it to the end, but none is missed.
         """
-        page = self._pages.get(number) or self._read_page(number)
-        # After a kill in the middle of a split, the old page still has what moved on.
-        return [entry for entry in _entries(page) if self._number_for(entry.object_id) == number]
+        return list(_entries(self._pages.get(number) or self._read_page(number)))
 
     def damaged_pages(self) -> list[int]:
         """Return the numbers of the pages that are damaged in the file. Errors: OSError."""
@@ -227,14 +226,11 @@ class ObjectIndex:
         _, prefix, depth, _, _ = _PAGE_HEADER.unpack_from(page)
         if depth == _MAX_DEPTH:
             raise CorruptionError("index", self._path, "too many objects meet in one page")
-        halves: tuple[list[Entry], list[Entry]] = ([], [])
-        for entry in _entries(page):
-            bits = xxh3_64_intdigest(entry.object_id, self._seed) >> (_HASH_BITS - 1 - depth)
-            halves[bits & 1].append(entry)
+        stay, move = self._halves(page)
         moved = self._page_count
         try:
-            self._write_page(moved, _build_page(prefix << 1 | 1, depth + 1, halves[1]))
-            self._write_page(number, _build_page(prefix << 1, depth + 1, halves[0]))
+            self._write_page(moved, move)
+            self._write_page(number, stay)
         except BaseException:
             # A page of the file that is not in the directory would count after a restart, without
             # what came into its range until then.
@@ -243,6 +239,16 @@ class ObjectIndex:
             raise
         self._page_count = moved + 1
         self._map = self._map_after_split(prefix, depth, moved)
+
+    def _halves(self, page: bytes) -> tuple[bytearray, bytearray]:
+        """Return what a split leaves in a page, and what it moves out."""
+        _, prefix, depth, _, _ = _PAGE_HEADER.unpack_from(page)
+        halves: tuple[list[Entry], list[Entry]] = ([], [])
+        for entry in _entries(page):
+            bits = xxh3_64_intdigest(entry.object_id, self._seed) >> (_HASH_BITS - 1 - depth)
+            halves[bits & 1].append(entry)
+        stay = _build_page(prefix << 1, depth + 1, halves[0])
+        return stay, _build_page(prefix << 1 | 1, depth + 1, halves[1])
 
     def _map_after_split(self, prefix: int, depth: int, moved: int) -> _Map:
         pages, shift = self._map
@@ -357,21 +363,34 @@ class ObjectIndex:
 
     def _map_from_pages(self) -> array[int]:
         """Return the directory that the pages' own headers give. Errors: IndexLostError."""
-        found: list[tuple[int, int, int]] = []
+        found: dict[tuple[int, int], int] = {}
         for number in range(1, self._page_count):
             try:
                 _, prefix, depth, _, _ = _PAGE_HEADER.unpack_from(self._read_page(number))
             except CorruptionError as error:
                 raise IndexLostError(error.reason) from error
-            found.append((depth, prefix, number))
-        bits = max((depth for depth, _, _ in found), default=0)
+            found[depth, prefix] = number
+        self._finish_split(found)
+        bits = max((depth for depth, _ in found), default=0)
         pages = array("I", [0]) * (1 << bits)
-        for depth, prefix, number in sorted(found):  # a deeper page covers a part of another
+        for (depth, prefix), number in found.items():
             width = 1 << (bits - depth)
             pages[prefix * width : (prefix + 1) * width] = array("I", [number]) * width
         if 0 in pages:
             raise IndexLostError("a page of the index is missing")
         return pages
+
+    def _finish_split(self, found: dict[tuple[int, int], int]) -> None:
+        """Take out of the old page of a split what a kill left there though it has moved.
+
+        The next split of that page would move it once more, over what came to the new page since.
+        """
+        for (depth, prefix), number in list(found.items()):
+            if (depth + 1, prefix << 1 | 1) in found:
+                self._soil()
+                stay, _ = self._halves(self._read_page(number))
+                self._write_page(number, stay)
+                found[depth + 1, prefix << 1] = found.pop((depth, prefix))
 
 
 def _map_of(pages: array[int]) -> _Map:
