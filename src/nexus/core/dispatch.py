@@ -27,8 +27,9 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
+
+import msgspec
 
 from nexus.contracts.errors import InvalidArgumentError
 from nexus.contracts.vfs_hooks import (
@@ -66,17 +67,16 @@ class _Registered(NamedTuple):
     item: Interceptor | VFSPathResolver
 
 
-@dataclass(frozen=True, slots=True)
-class _Tables:
+class _Tables(msgspec.Struct, frozen=True):
     """All hooks as of one moment. ``calls`` are those that see them, guarded by the mutex."""
 
     registered: tuple[_Registered, ...] = ()
-    hooks: Mapping[tuple[HookPoint[Any, Any], str], tuple[_Registered, ...]] = field(
+    hooks: Mapping[tuple[HookPoint[Any, Any], str], tuple[_Registered, ...]] = msgspec.field(
         default_factory=dict
     )
-    by_prefix: Mapping[str, tuple[_Registered, ...]] = field(default_factory=dict)
+    by_prefix: Mapping[str, tuple[_Registered, ...]] = msgspec.field(default_factory=dict)
     without_prefix: tuple[_Registered, ...] = ()
-    calls: set[_Call] = field(default_factory=set)
+    calls: set[_Call] = msgspec.field(default_factory=set)
 
 
 class _Call:

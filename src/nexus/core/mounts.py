@@ -23,7 +23,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -60,8 +59,7 @@ It has the place checked before it writes there.
 _MOUNT_PREFIX = b"M"
 
 
-@dataclass(slots=True)
-class Mount:
+class Mount(msgspec.Struct):
     """One row of the mount table. ``problem`` says why ``volume`` is None."""
 
     point: str

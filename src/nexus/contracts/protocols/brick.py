@@ -15,8 +15,9 @@ Unix counterpart: the ``module_init`` line and the MODULE_* macros of a kernel m
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from nexus.contracts.filesystem import NexusFilesystem
 
@@ -24,16 +25,14 @@ INDEPENDENT = "independent"
 DEPENDENT = "dependent"
 
 
-@dataclass(frozen=True, slots=True)
-class BrickContext:
+class BrickContext(msgspec.Struct, frozen=True):
     """What a service is made from. ``nx`` acts as an administrator; ``clock_ns`` is Unix time."""
 
     nx: NexusFilesystem
     clock_ns: Callable[[], int]
 
 
-@dataclass(frozen=True, slots=True)
-class Brick:
+class Brick(msgspec.Struct, frozen=True):
     """One brick, as its ``brick_factory`` describes it."""
 
     name: str

@@ -28,7 +28,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from nexus.contracts.errors import ClosedError, StorageFailedError
 from nexus.contracts.object_store import PIECE_BYTES
@@ -50,13 +51,12 @@ _NO_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
 _REMOVED = "\0"  # no path ends in NUL: marks a path that this process took away
 
 
-@dataclass(slots=True)
-class Changes:
+class Changes(msgspec.Struct):
     """What a round has to make durable."""
 
-    files: set[str] = field(default_factory=set)
-    directories: set[str] = field(default_factory=set)
-    removed: set[str] = field(default_factory=set)
+    files: set[str] = msgspec.field(default_factory=set)
+    directories: set[str] = msgspec.field(default_factory=set)
+    removed: set[str] = msgspec.field(default_factory=set)
     everything: bool = False
 
     def add(self, note: str) -> None:
