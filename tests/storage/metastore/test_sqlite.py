@@ -730,3 +730,21 @@ def test_the_stores_own_check_finds_a_damaged_tree(tmp_path):
     path.write_bytes(data)
     with closing(SqliteMetastore(str(path), disk=Disk(), create=False)) as store:
         assert store.check()
+
+
+@pytest.mark.parametrize("name", ["a b?c#d%20e.db", "%3f.db", "é.db"])
+def test_a_path_may_have_any_characters(tmp_path, name):
+    path = str(tmp_path / name)
+    with closing(open_store(path)) as store:
+        store.commit(Batch([(b"a", b"1")]))
+    assert os.path.getsize(path)
+    with closing(open_store(path, create=False)) as store:
+        assert store.get(b"a") is not None
+
+
+def test_no_other_process_gets_at_a_store_that_is_open(path):
+    read = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT v FROM meta')"
+    with closing(open_store(path)) as store:
+        store.commit(Batch([(b"a", b"1")]))
+        other = subprocess.run([sys.executable, "-c", read, path], capture_output=True, text=True)
+    assert "database is locked" in other.stderr

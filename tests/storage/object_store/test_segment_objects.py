@@ -7,11 +7,14 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from nexus.contracts.errors import (
     ClosedError,
@@ -38,7 +41,7 @@ from nexus.storage.object_store.segment_file import (
 )
 from nexus.storage.object_store.segment_objects import SegmentObjects
 from nexus.testing.content_store import ContentStoreSuite
-from nexus.testing.faults import FaultyDisk
+from nexus.testing.faults import FaultyDisk, KilledError, KillingDisk
 
 BOOT = 7
 SEGMENT_BYTES = 4096
@@ -734,34 +737,6 @@ def test_readers_and_writers_go_on_while_segments_are_emptied(place: Place):
     assert_holds(objects, kept)
 
 
-class KilledError(BaseException):
-    """The process ended at this call."""
-
-
-class KillingDisk(Disk):
-    """Ends the process, so to speak, at the n-th call that changes the disk."""
-
-    def __init__(self) -> None:
-        self.left = -1
-
-    def _count(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KilledError
-
-    def pwrite_all(self, fd: int, data: bytes, offset: int) -> None:  # type: ignore[override]
-        self._count()
-        super().pwrite_all(fd, data, offset)
-
-    def fdatasync(self, fd: int) -> None:
-        self._count()
-        super().fdatasync(fd)
-
-    def unlink(self, path: str) -> None:
-        self._count()
-        super().unlink(path)
-
-
 def test_a_kill_at_any_call_of_a_compaction_loses_nothing(tmp_path: Path):
     for nth in itertools.count(1):
         place = Place(tmp_path / str(nth))
@@ -783,3 +758,97 @@ def test_a_kill_at_any_call_of_a_compaction_loses_nothing(tmp_path: Path):
         else:
             assert nth > 10
             return
+
+
+def test_a_kill_loses_no_entry_that_was_not_written_to_the_index_yet(place: Place):
+    stored: dict[str, bytes] = {}
+    for first in range(0, 60, 10):
+        objects = place.open()
+        stored |= fill(objects, 10, first)
+        assert_holds(objects, stored)
+    assert_holds(place.open(), stored)
+
+
+class ObjectsUnderKills(RuleBasedStateMachine):
+    """Whatever happens, an object that was stored and not set aside since is there, whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.place = Place(Path(self.folder.name) / "content")
+        self.disk = KillingDisk()
+        self.objects = self.place.open(disk=self.disk)
+        self.needed: dict[str, bytes] = {}
+        self.forgotten: list[str] = []
+
+    def teardown(self) -> None:
+        self.start()
+        self.objects.close()
+        self.folder.cleanup()
+
+    @rule(first=st.integers(0, 300), amount=st.integers(1, 60))
+    def store(self, first: int, amount: int) -> None:
+        stored = {object_id_of(data): data for data in map(sample, range(first, first + amount))}
+        self.unless_killed(lambda: self.objects.put_many(list(stored.items())))
+        if self.disk.left != 0:
+            self.needed |= stored
+
+    @rule(data=st.data())
+    def set_aside(self, data: st.DataObject) -> None:
+        if self.needed:
+            some = data.draw(st.lists(st.sampled_from(list(self.needed)), unique=True))
+            for object_id in some:
+                del self.needed[object_id]
+                self.unless_killed(partial(self.objects.set_aside, object_id, 0))
+
+    @rule()
+    def purge(self) -> None:
+        self.unless_killed(lambda: self.objects.purge(1))
+
+    @rule()
+    def compact(self) -> None:
+        self.unless_killed(self.objects.compact)
+
+    @rule()
+    def sync(self) -> None:
+        self.unless_killed(self.objects.sync)
+
+    @rule()
+    def reopen(self) -> None:
+        self.unless_killed(self.objects.close)
+        self.start()
+
+    @rule(calls=st.integers(1, 30))
+    def kill_soon(self, calls: int) -> None:
+        self.disk.left = calls
+
+    @rule(boot=st.booleans())
+    def kill(self, boot: bool) -> None:
+        if boot:
+            # What is not synced may be gone; here all of it has reached the disk.
+            self.boot += 1
+        self.start()
+
+    boot = BOOT
+
+    def start(self) -> None:
+        self.disk.left = 0
+        with suppress(KilledError):
+            self.objects.close()  # gives back what the system would have taken from the dead
+        self.disk = KillingDisk()
+        self.objects = self.place.open(disk=self.disk, boot=self.boot)
+
+    def unless_killed(self, call: Callable[[], object]) -> None:
+        if self.disk.left != 0:
+            with suppress(KilledError):
+                call()
+
+    @invariant()
+    def all_is_there(self) -> None:
+        if self.disk.left == 0:
+            self.start()
+        assert_holds(self.objects, self.needed)
+
+
+TestObjectsUnderKills = ObjectsUnderKills.TestCase
+TestObjectsUnderKills.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)

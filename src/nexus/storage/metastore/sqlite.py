@@ -4,7 +4,7 @@ Layer: storage. One table of keys, versions and values; the revision of the stor
 holds no notion of files, and no seal: SQLite answers a damaged page with wrong or missing rows
 as readily as with an error, so its user seals every value.
 
-Beside the file: ``-wal`` and ``-shm`` are SQLite's; ``.head`` is the witness against a lost end
+Beside the file: ``-wal`` is SQLite's log; ``.head`` is the witness against a lost end
 of the log; ``.reserve`` is space for deleting on a full disk; ``.new`` a creation cut short.
 
 A commit is one transaction, and its cost is the pages that it changes: each goes to the log whole.

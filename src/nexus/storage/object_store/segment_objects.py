@@ -49,7 +49,14 @@ from nexus.contracts.object_store import Leftovers, StoredObject
 from nexus.lib.disk import Disk, storage_error
 from nexus.storage.object_store.loose_objects import LooseObjects, damaged, not_stored
 from nexus.storage.object_store.object_database import ObjectDatabase
-from nexus.storage.object_store.object_index import End, Entry, IndexLostError, ObjectIndex
+from nexus.storage.object_store.object_index import (
+    LOG_START,
+    End,
+    Entry,
+    IndexLostError,
+    ObjectIndex,
+    Place,
+)
 from nexus.storage.object_store.segment_file import (
     FIRST_OFFSET,
     UNIT,
@@ -57,7 +64,6 @@ from nexus.storage.object_store.segment_file import (
     padding,
     record_bytes,
     record_header,
-    records,
 )
 
 SEGMENT_BYTES = 64 << 20
@@ -143,7 +149,8 @@ class SegmentObjects(ObjectDatabase):
             self._index = self._new_index()
         end = self._index.end
         if end is None:
-            # Whoever wrote here may have ended without a sync.
+            # Whoever wrote here may have ended without a sync, and before the index was flushed.
+            self._enter_records(self._index, self._index.covered)
             self._unsynced = dict.fromkeys(numbers, FIRST_OFFSET)
             self._names_changed = bool(numbers)
         elif end.segment in numbers:
@@ -296,7 +303,7 @@ class SegmentObjects(ObjectDatabase):
             at += len(part)
         # Before the index: a record that an entry points to must not be written over.
         self._end = end
-        self._set_locked(entries)
+        self._add_locked(entries)
 
     def _write_zeros_locked(self, segment: SegmentFile, needed: int) -> None:
         while self._zeroed_to < needed:
@@ -551,10 +558,14 @@ class SegmentObjects(ObjectDatabase):
                 index, number = self._index, 1
 
     def _entries(self) -> Iterator[Entry]:
+        # Not flushed to the pages first: that takes space, and this is how space is found.
+        with self._locked("list", self._root):
+            waiting = self._index.waiting()
+        yield from waiting.values()
         for number in self._page_numbers():
             with self._locked("list", self._root):
                 entries = self._page_locked(number)
-            yield from entries
+            yield from (entry for entry in entries if entry.object_id not in waiting)
 
     def _entries_of(self, number: int, start: int = 0) -> list[Entry]:
         """Return what lies in a segment from a byte on."""
@@ -575,12 +586,21 @@ class SegmentObjects(ObjectDatabase):
             self._make_index_anew_locked(error)
             return self._index.entries_in(number) if number < self._index.page_count else []
 
+    def _add_locked(self, entries: list[Entry]) -> None:
+        try:
+            self._index.add(entries)
+        except CorruptionError as error:
+            self._make_index_anew_locked(error)  # which finds them in the log
+
+    def _flush_locked(self) -> None:
+        try:
+            self._index.flush()
+        except CorruptionError as error:
+            self._make_index_anew_locked(error)
+
     def _set_locked(self, entries: list[Entry]) -> None:
         try:
-            if len(entries) == 1:
-                self._index.put(entries[0])
-            else:
-                self._index.put_many(entries)
+            self._index.put_many(entries)
         except CorruptionError as error:
             self._make_index_anew_locked(error)
             self._index.put_many(entries)
@@ -594,16 +614,18 @@ class SegmentObjects(ObjectDatabase):
 
     def _new_index(self) -> ObjectIndex:
         path = os.path.join(self._root, _INDEX)
-        return ObjectIndex.create(path, self._fill_index, disk=self._disk, boot=self._boot)
+        return ObjectIndex.create(path, self._enter_records, disk=self._disk, boot=self._boot)
 
-    def _fill_index(self, index: ObjectIndex) -> None:
-        """Enter the records of all segments: the last intact one of an object counts."""
+    def _enter_records(self, index: ObjectIndex, start: Place = LOG_START) -> None:
+        """Enter the records from a place on: the last intact one of an object counts."""
         for number in self._segment_numbers():
-            segment = self._segment_locked(number)
-            for found in records(segment.content()):
+            if number < start.segment:
+                continue
+            first = start.offset * UNIT if number == start.segment else FIRST_OFFSET
+            for found in self._segment_locked(number).records(first):
                 if found.intact or index.get(found.object_id) is None:
                     place = (number, found.offset, found.size, 0, found.stored_at_ns)
-                    index.put(Entry(found.object_id, *place))
+                    index.add([Entry(found.object_id, *place)])
 
     # -- segments -----------------------------------------------------------------------------
 
@@ -657,16 +679,20 @@ class SegmentObjects(ObjectDatabase):
             if self._closed:
                 return
             self._closed = True
-            end = None
-            if not (self._unsynced or self._suspect or self._names_changed):
-                end = End(self._active.number, self._end) if self._active else End(0, 0)
-            self._segments.clear()
-            self._active = None
             try:
                 with _translated("close", self._root):
-                    self._index.close(end)
+                    self._index.close(self._known_end_locked())
             finally:
+                self._segments.clear()
+                self._active = None
                 self._loose.close()
+
+    def _known_end_locked(self) -> End | None:
+        """Return where the last segment ends, with the index complete; None with syncs missing."""
+        if self._unsynced or self._suspect or self._names_changed:
+            return None
+        self._flush_locked()
+        return End(self._active.number, self._end) if self._active else End(0, 0)
 
     @contextmanager
     def _locked(self, operation: str, what: str) -> Iterator[None]:
