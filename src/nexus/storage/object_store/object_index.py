@@ -251,10 +251,11 @@ class ObjectIndex:
     def _put_in_pages(self, entries: Iterable[Entry]) -> None:
         dirty: dict[int, bytearray] = {}
         for entry in entries:
-            while not _set(self._changing(self._number_for(entry.object_id), dirty), entry):
-                # What has changed is written first, so that the split starts from the file.
-                self._write_pages(dirty)
-                self._split(self._number_for(entry.object_id))
+            number = self._number_for(entry.object_id)
+            while not _set(self._changing(number, dirty), entry):
+                self._write_page(number, dirty.pop(number))  # the split starts from the file
+                self._split(number)
+                number = self._number_for(entry.object_id)
             if len(dirty) > _DIRTY_PAGES:
                 self._write_pages(dirty)
         self._write_pages(dirty)
