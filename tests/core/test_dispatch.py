@@ -42,10 +42,12 @@ from nexus.contracts.vfs_hooks import (
     post,
     pre,
 )
+from nexus.core.content_calls import ContentCalls
 from nexus.core.dispatch import KernelDispatch
 from nexus.core.nexus_fs import NexusFS
 from nexus.core.observers import ObserverHub
 from nexus.core.sealed_store import SealedStore
+from nexus.core.tree_calls import TreeCalls
 from nexus.factory.boot import Settings, boot
 from nexus.storage.metastore.memory import MemoryMetastore
 
@@ -99,6 +101,10 @@ def settle(nx: NexusFS) -> None:
     assert nx.dispatch.observers.settle(LONG_S)
 
 
+def bare_stat(nx: NexusFS, path: str) -> object:
+    return TreeCalls(nx._kernel).stat(path, nx._context, include_lock=False)
+
+
 # -- order ------------------------------------------------------------------------------------
 
 
@@ -115,10 +121,10 @@ def test_phases_come_in_their_order(nx: NexusFS) -> None:
             order.append("observe")
 
     def before(ctx: WriteContext) -> None:
-        order.append("pre, missing" if nx._stat("/f", None) is None else "pre, there")
+        order.append("pre, missing" if bare_stat(nx, "/f") is None else "pre, there")
 
     def after(ctx: WriteContext, result: dict[str, Any]) -> None:
-        order.append("post, missing" if nx._stat("/f", None) is None else "post, there")
+        order.append("post, missing" if bare_stat(nx, "/f") is None else "post, there")
 
     spec = HookSpec((Asked(),), (pre(WRITE, before), post(WRITE, after)), (Observation(Last()),))
     nx.dispatch.register("order", spec)
@@ -697,8 +703,9 @@ def test_a_call_that_waits_holds_up_neither_locks_nor_the_removal_of_its_hooks(
     assert nx.locks.held() == {}
     assert caller.is_alive()
     nx.write("/new", b"x")
-    nx._write_at("/q", b"message", 0, None, 0.0, None)
-    nx._read("/full", None, 0, None, 0.0, None)
+    content = ContentCalls(nx._kernel)
+    content.write_at("/q", nx._context, b"message", 0, None, 0.0)
+    content.read("/full", nx._context, None, 0, None, 0.0)
     nx.sys_unlock("/locked", lock_id)
     caller.join(LONG_S)
     assert not caller.is_alive()
