@@ -55,9 +55,9 @@ class ContentCalls:
     ) -> bytes:
         """Return bytes of a file, or a message, waiting for it. Errors: as sys_read."""
         found = self.look(path, who, count, offset, version)
-        if isinstance(found, Channel):
-            return found.read(path, offset, wait_limit("read", path, timeout))
-        return found
+        if isinstance(found, bytes):  # asked so, since a Channel is an ABC, which costs more to ask
+            return found
+        return found.read(path, offset, wait_limit("read", path, timeout))
 
     def look(
         self,
@@ -74,10 +74,12 @@ class ContentCalls:
             check_version("read", path, version)
         kernel, zone_id = self._kernel, who.zone_id
         volume, relative = kernel.route("read", path, zone_id)
-        channel = kernel.channel("read", path, zone_id, volume, relative)
-        if channel is not None:
-            check_message_read(path, count, version)
-            return channel
+        record = volume.channel_record(relative)
+        if record is not None:
+            channel = kernel.channel_of("read", path, zone_id, volume, record)
+            if channel is not None:
+                check_message_read(path, count, version)
+                return channel
         if volume.immutable_content:
             return volume.read("read", relative, count, offset, version)
         with kernel.locks.read(lock_key(zone_id, path)):
@@ -131,7 +133,11 @@ class ContentCalls:
             raise InvalidArgumentError("write", path, f"the end is past {MAX_WRITE_END} bytes")
         kernel, zone_id = self._kernel, who.zone_id
         kernel.check_open("filesystem", None)
-        channel = kernel.channel("write", path, zone_id, *kernel.route("write", path, zone_id))
+        volume, relative = kernel.route("write", path, zone_id)
+        record = volume.channel_record(relative)
+        if record is None:
+            return None
+        channel = kernel.channel_of("write", path, zone_id, volume, record)
         if channel is not None:
             check_message_write(path, offset, precondition)
         return channel

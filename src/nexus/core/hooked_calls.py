@@ -63,7 +63,7 @@ from nexus.contracts.vfs_hooks import (
     WriteContext,
 )
 from nexus.core.arguments import check_context, write_slice
-from nexus.core.channels import Channel, wait_limit
+from nexus.core.channels import wait_limit
 from nexus.core.content_calls import ContentCalls
 from nexus.core.dispatch import KernelDispatch
 from nexus.core.kernel_state import KernelState
@@ -105,7 +105,7 @@ class HookedCalls:
     def _read(self, ctx: ReadContext) -> Steps[bytes]:
         path, who = _entered("read", ctx)
         found = self._content.look(path, who, ctx.count, ctx.offset, ctx.version)
-        if not isinstance(found, Channel):
+        if isinstance(found, bytes):
             return found
         return (yield from found.reading(path, ctx.offset, wait_limit("read", path, ctx.timeout)))
 

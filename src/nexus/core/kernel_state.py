@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import BusyError, ClosedError, StorageError
 from nexus.contracts.filesystem import WriteRequest
-from nexus.contracts.metadata import Stat
+from nexus.contracts.metadata import FileMetadata, Stat
 from nexus.core.channels import Channel, no_channel
 from nexus.core.inode_table import Transaction
 from nexus.core.mounts import Mount, MountManager
@@ -103,33 +103,32 @@ class KernelState:
             )
         return mount.volume, relative
 
-    def channel(
-        self, operation: str, path: str, zone_id: str, volume: Volume, relative: str
+    def channel_of(
+        self, operation: str, path: str, zone_id: str, volume: Volume, record: FileMetadata
     ) -> Channel | None:
-        """Return the pipe or stream at a routed path, opened where need be; None where none is.
+        """Return the pipe or stream of a record at a path, opened where need be; None: it is gone.
 
         Only opening takes a lock, so that nothing is opened that a call is removing.
         """
-        record = volume.channel_record(relative)
-        if record is None:
-            return None
         channel = volume.channels.find(record)
         if channel is not None:
             return channel
         with self.locks.read(lock_key(zone_id, path)):
             volume, relative = self.route(operation, path, zone_id)
-            record = volume.channel_record(relative)
-            return None if record is None else volume.channels.open(path, record)
+            now = volume.channel_record(relative)
+            return None if now is None else volume.channels.open(path, now)
 
     def channel_to_wait_for(self, operation: str, path: str, zone_id: str) -> Channel:
         """Return the pipe or stream at a path. Errors: PathNotFoundError, NotSupportedError."""
         volume, relative = self.route(operation, path, zone_id)
-        channel = self.channel(operation, path, zone_id, volume, relative)
-        if channel is None:
-            if volume.stat(relative) is None:
-                raise missing(operation, path)
-            raise no_channel(operation, path)
-        return channel
+        record = volume.channel_record(relative)
+        if record is not None:
+            channel = self.channel_of(operation, path, zone_id, volume, record)
+            if channel is not None:
+                return channel
+        if volume.stat(relative) is None:
+            raise missing(operation, path)
+        raise no_channel(operation, path)
 
     # -- what to lock -------------------------------------------------------------------------
 

@@ -134,7 +134,8 @@ class NexusFS(NexusFilesystem):
         timeout: float | None = None,
         context: OperationContext | None = None,
     ) -> bytes:
-        path, who = normalize("read", path), self._identity(context)
+        path = normalize("read", path)
+        who = self._context if context is None else self._identity(context)
         return self._entry.read(path, who, count, offset, version, timeout)
 
     async def _read_async(
@@ -154,7 +155,8 @@ class NexusFS(NexusFilesystem):
         timeout: float | None = None,
         context: OperationContext | None = None,
     ) -> Stat:
-        path, who = normalize("write", path), self._identity(context)
+        path = normalize("write", path)
+        who = self._context if context is None else self._identity(context)
         data = write_slice(path, buf, count)
         return self._entry.write_at(path, who, data, offset, precondition, timeout)
 
@@ -187,7 +189,8 @@ class NexusFS(NexusFilesystem):
     def sys_stat(
         self, path: str, include_lock: bool = False, *, context: OperationContext | None = None
     ) -> Stat | None:
-        return self._entry.stat(normalize("stat", path), self._identity(context), include_lock)
+        who = self._context if context is None else self._identity(context)
+        return self._entry.stat(normalize("stat", path), who, include_lock)
 
     def sys_setattr(
         self, path: str, *, context: OperationContext | None = None, **attrs: Any

@@ -57,9 +57,10 @@ class TreeCalls:
             return None  # a zone in which nothing is mounted
         stat = volume.stat(relative)
         if stat is not None and stat["entry_type"] in CHANNEL_TYPES:
-            channel = kernel.channel("stat", path, zone_id, volume, relative)
-            if channel is not None:
-                stat |= channel.describe()
+            record = volume.channel_record(relative)
+            if record is not None:
+                channel = kernel.channel_of("stat", path, zone_id, volume, record)
+                stat |= {} if channel is None else channel.describe()
         if include_lock and stat is not None:
             stat["locks"] = [hold.as_dict() for hold in kernel.waiting.locks.holds(zone_id, path)]
         return stat
