@@ -321,6 +321,50 @@ def test_points_without_hooks_are_not_mediated(nx: NexusFS) -> None:
     assert nx.dispatch.live == {READ}
 
 
+def test_only_calls_of_a_point_that_is_hooked_leave_the_bare_way(nx: NexusFS) -> None:
+    def ways() -> dict[str, object]:
+        return {name: way for name, way in vars(nx._entry).items() if not name.startswith("_")}
+
+    bare = ways()
+    hook = Recorder().on_mutation
+    nx.dispatch.register_pre("guard", READ, hook)
+    assert {name for name, way in ways().items() if way != bare[name]} == {"read", "reading"}
+    nx.dispatch.register_observer("o", observer := Recorder())
+    assert ways()["stat"] == bare["stat"]
+    assert ways()["write_file"] != bare["write_file"]
+    nx.dispatch.unregister_observer("o", observer)
+    nx.dispatch.unregister_pre("guard", READ, hook)
+    assert ways() == bare
+
+
+def test_a_resolver_without_a_prefix_is_on_the_way_of_every_call(nx: NexusFS) -> None:
+    bare = dict(vars(nx._entry))
+    nx.dispatch.register_resolver("r", Under())
+    same = {name for name, way in vars(nx._entry).items() if way == bare[name]}
+    assert {name for name in same if not name.startswith("_")} == set()
+
+
+def test_a_system_call_kept_from_before_meets_hooks_that_come_later(nx: NexusFS) -> None:
+    seen: list[str] = []
+    nx.write("/f", b"x")
+    kept = nx.sys_read
+    nx.dispatch.register_pre("guard", READ, lambda ctx: seen.append(ctx.path))
+    assert kept("/f") == b"x"
+    assert seen == ["/f"]
+
+
+def test_a_path_that_a_hook_left_is_checked_as_one_that_a_caller_gave(nx: NexusFS) -> None:
+    nx.write("/d/f", b"x")
+
+    def elsewhere(ctx: ReadContext) -> None:
+        ctx.path = "/d//./f" if ctx.path == "/a" else "/../f"
+
+    nx.dispatch.register_pre("turn", READ, elsewhere)
+    assert nx.sys_read("/a") == b"x"
+    with pytest.raises(InvalidPathError):
+        nx.sys_read("/b")
+
+
 def test_a_read_hook_can_choose_what_is_read(nx: NexusFS) -> None:
     nx.write("/f", b"0123456789")
 
