@@ -14,7 +14,8 @@ Invariants:
    inside of one itself. A call that waits is not counted: it calls no hook before it is again.
 4. A hook that has not returned in ``hang_timeout_s`` is reported once. It keeps its own caller
    waiting and nobody else.
-5. A point is in :attr:`KernelDispatch.live` exactly while something would be called for it.
+5. A point is in :attr:`KernelDispatch.live` exactly while something would be called for it. Whoever
+   chooses by that which way a call takes is told of every change, in order.
 
 Locks: ``_mutex`` guards the tables' replacement and the accounts of calls; no hook is called while
 it is held. It is taken before the observers' mutex.
@@ -25,9 +26,10 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -51,13 +53,12 @@ from nexus.contracts.vfs_hooks import (
 from nexus.core.observers import ObserverHub, Operation
 from nexus.core.sealed_store import SealedStore
 from nexus.lib.paths import normalize, parent
+from nexus.lib.steps import Step, Steps
 
 HANG_TIMEOUT_S: Final = 30.0
 
 C = TypeVar("C", bound=VFSContext)
 R = TypeVar("R")
-T = TypeVar("T")
-P = ParamSpec("P")
 
 _log = logging.getLogger(__name__)
 
@@ -80,12 +81,13 @@ class _Tables(msgspec.Struct, frozen=True):
 
 
 class _Call:
-    """The account of one call: whose tables it sees, None while it waits."""
+    """The account of one call: whose tables it sees, None while it waits, and what it commits."""
 
-    __slots__ = ("tables",)
+    __slots__ = ("operation", "tables")
 
     def __init__(self) -> None:
         self.tables: _Tables | None = None
+        self.operation = Operation()
 
 
 class _Running:
@@ -113,6 +115,8 @@ class KernelDispatch:
     ) -> None:
         self.live: frozenset[HookPoint[Any, Any]] = frozenset()
         """The points at which a call has to go through :meth:`run`."""
+        self.on_live: Callable[[frozenset[HookPoint[Any, Any]]], None] = lambda live: None
+        """Called under the mutex whenever :attr:`live` was replaced, with what it is now."""
         self.observers = observers or ObserverHub(clock, hang_timeout_s)
         self._store = store
         self._clock = clock
@@ -211,9 +215,13 @@ class KernelDispatch:
         self._store.tap = self.observers.tap if observed else None
         every = any(not isinstance(entry.item, Interceptor) for entry in self._tables.registered)
         hooked = {point for point, _ in self._tables.hooks}
-        self.live = frozenset(
+        self._set_live(
             point for point in POINTS if every or point in hooked or (observed and point.mutates)
         )
+
+    def _set_live(self, points: Iterable[HookPoint[Any, Any]]) -> None:
+        self.live = frozenset(points)
+        self.on_live(self.live)
 
     def _drain(self, owner: str) -> None:
         """Wait until no other call sees a table that was replaced."""
@@ -232,69 +240,73 @@ class KernelDispatch:
 
     def run(self, point: HookPoint[C, R], ctx: C, call: Callable[[C], R]) -> R:
         """Take one call through its phases. Errors: those of resolvers, PRE hooks and the call."""
-        with self._counted() as account:
+        account = _Call()
+        with self._counted(account), self.observers.operation() as account.operation:
             handled = self._before(account, point, ctx)
             if handled is not None:
                 return handled.result  # type: ignore[no-any-return]
-            with self.observers.operation() as operation:
-                with self._as_current(account):
-                    result = call(ctx)
-                self._after(account, point, ctx, result, operation)
+            result = call(ctx)
+            self._after(account, point, ctx, result)
             return result
 
-    async def run_async(
-        self, point: HookPoint[C, R], ctx: C, call: Callable[[C], Awaitable[R]]
-    ) -> R:
-        """As :meth:`run`, for a call that waits without a thread and commits no events.
+    def steps(self, point: HookPoint[C, R], ctx: C, call: Callable[[C], Steps[R]]) -> Steps[R]:
+        """As :meth:`run`, for a call that may wait, in a thread or a task.
 
-        Hooks run in the thread of the event loop.
+        It is not counted while it waits. Where a task waits, hooks run in the event loop's thread.
         """
-        with self._counted() as account:
-            handled = self._before(account, point, ctx)
+        account = _Call()
+        phases = self._phases(account, point, ctx, call)
+        resume: Callable[[], Step] = phases.__next__
+        try:
+            while True:
+                with self._counted(account), self.observers.operation() as account.operation:
+                    try:
+                        at = resume()
+                    except StopIteration as done:
+                        result: R = done.value
+                        return result
+                try:
+                    found = yield at
+                except BaseException as error:  # noqa: BLE001 - handed to the call
+                    resume = partial(phases.throw, error)
+                else:
+                    resume = partial(phases.send, found)
+        finally:
+            phases.close()
+
+    def _phases(
+        self,
+        account: _Call,
+        point: HookPoint[C, R],
+        ctx: C,
+        call: Callable[[C], Steps[R]],
+    ) -> Steps[R]:
+        handled = self._before(account, point, ctx)
         if handled is not None:
             return handled.result  # type: ignore[no-any-return]
-        result = await call(ctx)
-        with self._counted() as account, self.observers.operation() as operation:
-            self._after(account, point, ctx, result, operation)
+        result = yield from call(ctx)
+        self._after(account, point, ctx, result)
         return result
-
-    def wait_in(self, wait: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do what the call under way may wait in, and do not count the call meanwhile."""
-        account: _Call | None = getattr(self._local, "current", None)
-        if account is None:
-            return wait(*args, **kwargs)  # nothing was hooked where the call began
-        self._leave(account)
-        try:
-            return wait(*args, **kwargs)
-        finally:
-            self._enter(account)
 
     def _before(
         self, account: _Call, point: HookPoint[Any, Any], ctx: VFSContext
     ) -> Handled | None:
         tables = _tables_seen(account)
-        with self._as_current(None):
-            for resolver in _resolvers_for(tables, ctx.path):
-                with self._timed(resolver, point, "resolver"):
-                    handled = resolver.item.try_resolve(point, ctx)  # type: ignore[union-attr]
-                if handled is not None:
-                    return handled
-            for entry in tables.hooks.get((point, PRE), ()):
-                with self._timed(entry, point, "pre hook"):
-                    entry.item.hook(ctx)  # type: ignore[union-attr]
+        for resolver in _resolvers_for(tables, ctx.path):
+            with self._timed(resolver, point, "resolver"):
+                handled = resolver.item.try_resolve(point, ctx)  # type: ignore[union-attr]
+            if handled is not None:
+                return handled
+        for entry in tables.hooks.get((point, PRE), ()):
+            with self._timed(entry, point, "pre hook"):
+                entry.item.hook(ctx)  # type: ignore[union-attr]
         return None
 
     def _after(
-        self,
-        account: _Call,
-        point: HookPoint[Any, Any],
-        ctx: VFSContext,
-        result: object,
-        operation: Operation,
+        self, account: _Call, point: HookPoint[Any, Any], ctx: VFSContext, result: object
     ) -> None:
-        with self._as_current(None):
-            for entry in _tables_seen(account).hooks.get((point, POST), ()):
-                self._call_post(entry, point, ctx, result, operation)
+        for entry in _tables_seen(account).hooks.get((point, POST), ()):
+            self._call_post(entry, point, ctx, result, account.operation)
 
     def _call_post(
         self,
@@ -311,38 +323,21 @@ class KernelDispatch:
             _log.exception("post hook of %s failed after %s %s", entry.owner, point.name, ctx.path)
 
     @contextmanager
-    def _counted(self) -> Iterator[_Call]:
-        account = _Call()
-        self._enter(account)
-        calls: list[_Call] = self._local.__dict__.setdefault("calls", [])
-        calls.append(account)
-        try:
-            yield account
-        finally:
-            calls.remove(account)
-            self._leave(account)
-
-    def _enter(self, account: _Call) -> None:
+    def _counted(self, account: _Call) -> Iterator[None]:
+        """Let a call see the tables of this moment, for the length of a block in this thread."""
         with self._mutex:
             account.tables = self._tables
             account.tables.calls.add(account)
-
-    def _leave(self, account: _Call) -> None:
-        with self._left:
-            if account.tables is not None:
-                account.tables.calls.discard(account)
-                account.tables = None
-            self._left.notify_all()
-
-    @contextmanager
-    def _as_current(self, account: _Call | None) -> Iterator[None]:
-        """Say which call of this thread is in the kernel now; None while a hook is called."""
-        outer = getattr(self._local, "current", None)
-        self._local.current = account
+        calls: list[_Call] = self._local.__dict__.setdefault("calls", [])
+        calls.append(account)
         try:
             yield
         finally:
-            self._local.current = outer
+            calls.remove(account)
+            with self._left:
+                account.tables.calls.discard(account)
+                account.tables = None
+                self._left.notify_all()
 
     @contextmanager
     def _timed(
@@ -388,7 +383,7 @@ class KernelDispatch:
 
     def in_forked_child(self) -> None:
         """Leave every call to the kernel, which refuses it. Takes no lock, as nothing will here."""
-        self.live = frozenset()
+        self._set_live(())
 
     def close(self) -> None:
         """Hand out what observers still wait for, then end their workers."""

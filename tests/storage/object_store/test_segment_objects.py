@@ -553,7 +553,7 @@ def test_callers_at_the_same_time_share_a_sync(place: Place):
     threads += [threading.Thread(target=objects.sync) for _ in range(8)]
     for thread in threads[1:]:
         thread.start()
-    while objects._sync_turn.locked() and disk.calls["fdatasync"] == before:
+    while objects._rounds.turn.locked() and disk.calls["fdatasync"] == before:
         go_on.set()
     for thread in threads:
         thread.join()

@@ -20,8 +20,8 @@ Invariants:
 4. An object that was forgotten or set aside may be there again once the index had to be made anew:
    nothing names it, so the next collection takes it again.
 
-Locks, outermost first: ``_sync_turn`` (one round of syncing); ``_lock`` (everything but reading;
-held for writes to the page cache, never for a sync). A reader that finds its object by
+Locks, outermost first: the turn of ``_rounds`` (one round of syncing); ``_lock`` (everything but
+reading; held for writes to the page cache, never for a sync). A reader that finds its object by
 :meth:`ObjectIndex.peek` takes neither.
 """
 
@@ -47,6 +47,7 @@ from nexus.contracts.errors import (
 from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import Leftovers, StoredObject
 from nexus.lib.disk import Disk, storage_error
+from nexus.lib.shared_rounds import SharedRounds
 from nexus.storage.object_store.loose_objects import LooseObjects, damaged, not_stored
 from nexus.storage.object_store.object_database import ObjectDatabase
 from nexus.storage.object_store.object_index import (
@@ -119,9 +120,7 @@ class SegmentObjects(ObjectDatabase):
         self._segment_bytes = segment_bytes
         self._largest_bytes = largest_bytes
         self._boot = boot
-        self._sync_turn = threading.Lock()
-        self._rounds_started = 0
-        self._last_clean_round = 0  # guarded by _sync_turn
+        self._rounds = SharedRounds()
         self._lock = threading.Lock()  # guards all below
         self._closed = False
         self._compacting = False
@@ -491,17 +490,14 @@ class SegmentObjects(ObjectDatabase):
 
     def sync(self) -> None:
         """Make what was stored so far durable; callers at the same time share a round."""
-        arrived = self._rounds_started
-        with self._sync_turn:
-            if self._last_clean_round > arrived:
-                return  # a whole round began after this call did
-            self._rounds_started += 1
-            self._write_suspects_afresh()
-            self._run_round()
-            self._loose.sync()
-            self._last_clean_round = self._rounds_started
+        self._rounds.join(self._run_round)
 
     def _run_round(self) -> None:
+        self._write_suspects_afresh()
+        self._sync_segments()
+        self._loose.sync()
+
+    def _sync_segments(self) -> None:
         with self._locked("sync", self._root):
             segments = [self._segment_locked(number) for number in self._unsynced]
             unsynced, self._unsynced = self._unsynced, {}
