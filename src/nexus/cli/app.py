@@ -18,6 +18,7 @@ from nexus.cli import (
     audit,
     channels,
     doctor,
+    events,
     files,
     listing,
     locks,
@@ -160,7 +161,7 @@ for _panel, _commands in {
         files.mkdir,
     ),
     _TREES: (listing.ls, tree.tree, listing.glob, listing.grep, listing.log),
-    _TOGETHER: (locks.lock, locks.unlock, locks.locks, watch.watch),
+    _TOGETHER: (locks.lock, locks.unlock, locks.locks, watch.watch, events.events),
     _MOUNTS: (mounts.mount, mounts.unmount, mounts.mounts),
     _UPKEEP: (services.services, audit.audit, maintenance.fsck, maintenance.gc, doctor.doctor),
 }.items():

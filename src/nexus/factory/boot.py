@@ -27,6 +27,7 @@ from nexus.core.recovery import recover
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.core.volume import Actor
 from nexus.factory import orchestrator
+from nexus.factory.caches import DEFAULT_CACHE_STORE, check_cache_store, open_cache_store
 from nexus.factory.data_directory import CONTENT, METASTORE, DataDirectory, default_path
 from nexus.factory.drivers import DriverRegistry, read_label
 from nexus.factory.streams import DEFAULT_STREAMS
@@ -52,6 +53,7 @@ class Settings:
     profile: str = AUTO
     enable: tuple[str, ...] = ()
     disable: tuple[str, ...] = ()
+    cache_store: str = DEFAULT_CACHE_STORE
     accept_loss: bool = False
 
 
@@ -64,6 +66,7 @@ def boot(
     """Return a running embedded filesystem. Errors: those of the steps, with nothing left open."""
     durable = _durable(settings)
     bricks = orchestrator.plan(settings.profile, settings.enable, settings.disable)
+    check_cache_store(settings.cache_store)
     context = OperationContext(settings.user or _local_user(), is_admin=True)
     disk = disk or Disk()
     with ExitStack() as undo:
@@ -102,11 +105,16 @@ def boot(
     if storage.metastore.capabilities.persistent and not durable:
         nx.on_closing(Flusher(nx.sync).stop)
     nx.on_close(lambda: storage.release(synced=nx.closed_cleanly))
-    try:
-        orchestrator.start(nx, bricks, clock_ns)
-    except BaseException:
-        nx.close()
-        raise
+    if bricks:
+        try:
+            cache = open_cache_store(settings.cache_store)
+            nx.on_close(cache.close)
+            orchestrator.start(nx, bricks, clock_ns, cache)
+        except BaseException:
+            nx.close()
+            raise
+    else:
+        nx.bootstrap()
     return nx
 
 

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import nexus.services
+from nexus.contracts.cache_store import CacheStoreABC
 from nexus.contracts.deployment_profile import bricks_of, selected_bricks
 from nexus.contracts.errors import InvalidArgumentError
 from nexus.contracts.protocols.brick import DEPENDENT, INDEPENDENT, Brick, BrickContext
@@ -33,11 +34,14 @@ def plan(profile: str, enable: Iterable[str], disable: Iterable[str]) -> list[Br
     )
 
 
-def start(nx: NexusFS, bricks: list[Brick], clock_ns: Callable[[], int]) -> None:
+def start(
+    nx: NexusFS, bricks: list[Brick], clock_ns: Callable[[], int], cache: CacheStoreABC
+) -> None:
     """Make the services, enlist them and start them. Errors: theirs, InvalidArgumentError."""
     independent = [brick.result_key for brick in bricks if brick.tier == INDEPENDENT]
+    context = BrickContext(nx, clock_ns, cache)
     for brick in bricks:
-        service = make(brick, BrickContext(nx, clock_ns))
+        service = make(brick, context)
         needs = independent if brick.tier == DEPENDENT else []
         nx.sys_setattr(f"{SERVICES_POINT}/{brick.result_key}", service=service, depends_on=needs)
     nx.bootstrap()

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nexus.contracts.cache_store import CacheStoreABC
 from nexus.contracts.filesystem import NexusFilesystem
 
 INDEPENDENT = "independent"
@@ -26,10 +27,14 @@ DEPENDENT = "dependent"
 
 @dataclass(frozen=True, slots=True)
 class BrickContext:
-    """What a service is made from. ``nx`` acts as an administrator; ``clock_ns`` is Unix time."""
+    """What a service is made from. ``nx`` acts as an administrator; ``clock_ns`` is Unix time.
+
+    ``cache`` is shared by all services, so that each names its keys and topics after itself.
+    """
 
     nx: NexusFilesystem
     clock_ns: Callable[[], int]
+    cache: CacheStoreABC
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from nexus.lib.topics import check_name, check_payload, check_ttl
 class NullCacheStore(CacheStoreABC):
     """Every get misses and every message reaches nobody. Shared by all threads."""
 
-    name = "none"
+    name = "null"
     capabilities = CacheCapabilities(keeps=False, delivers=False)
 
     def get(self, key: str) -> bytes | None:
