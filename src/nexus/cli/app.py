@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from nexus import __version__
 from nexus.cli import (
+    agents,
     audit,
     channels,
     doctor,
@@ -170,6 +171,7 @@ for _panel, _commands in {
 
 app.command("import", rich_help_panel=_MOUNTS)(transfer.import_)
 app.command(rich_help_panel=_MOUNTS)(transfer.export)
+app.add_typer(agents.app, name="agents", rich_help_panel=_TOGETHER)
 app.add_typer(channels.pipe, name="pipe", rich_help_panel="Messages")
 app.add_typer(channels.stream, name="stream", rich_help_panel="Messages")
 app.add_typer(settings.app, name="config", rich_help_panel=_UPKEEP)

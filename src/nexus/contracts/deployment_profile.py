@@ -17,7 +17,7 @@ DEFAULT_PROFILE: Final = "embedded"
 _ADDED: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("slim", ()),
     ("embedded", ()),
-    ("lite", ("permission", "event_bus")),
+    ("lite", ("permission", "event_bus", "agent_registry")),
     ("full", ("audit",)),
 )
 """From the smallest to the largest: each profile, and the bricks that it adds."""
