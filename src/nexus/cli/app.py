@@ -27,6 +27,7 @@ from nexus.cli import (
     mounts,
     services,
     settings,
+    top,
     transfer,
     tree,
     watch,
@@ -164,7 +165,14 @@ for _panel, _commands in {
     _TREES: (listing.ls, tree.tree, listing.glob, listing.grep, listing.log),
     _TOGETHER: (locks.lock, locks.unlock, locks.locks, watch.watch, events.events),
     _MOUNTS: (mounts.mount, mounts.unmount, mounts.mounts),
-    _UPKEEP: (services.services, audit.audit, maintenance.fsck, maintenance.gc, doctor.doctor),
+    _UPKEEP: (
+        services.services,
+        top.top,
+        audit.audit,
+        maintenance.fsck,
+        maintenance.gc,
+        doctor.doctor,
+    ),
 }.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)

@@ -18,7 +18,7 @@ _ADDED: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("slim", ()),
     ("embedded", ()),
     ("lite", ("permission", "event_bus", "agent_registry")),
-    ("full", ("audit",)),
+    ("full", ("audit", "metrics")),
 )
 """From the smallest to the largest: each profile, and the bricks that it adds."""
 

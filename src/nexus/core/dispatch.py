@@ -41,6 +41,7 @@ from nexus.contracts.vfs_hooks import (
     Interceptor,
     Observation,
     VFSContext,
+    VFSMeter,
     VFSObserver,
     VFSPathResolver,
     VFSPostHook,
@@ -76,6 +77,7 @@ class _Tables:
     )
     by_prefix: Mapping[str, tuple[_Registered, ...]] = field(default_factory=dict)
     without_prefix: tuple[_Registered, ...] = ()
+    meter: tuple[str, VFSMeter] | None = None
     calls: set[_Call] = field(default_factory=set)
 
 
@@ -150,10 +152,11 @@ class KernelDispatch:
             place = _place_of(self._tables.registered, gone, len(kept))
             kept[place:place] = come
             self._set_recorder_locked(owner, old, new)
+            meter = self._next_meter_locked(owner, old, new)
             for observation in added:
                 self.observers.add(owner, *observation)
             self._retired.append(self._tables)
-            self._tables = _tables_of(tuple(kept))
+            self._tables = _tables_of(tuple(kept), meter)
             self._refresh_locked()
         for observation in removed:
             self.observers.remove(observation.observer)
@@ -171,6 +174,20 @@ class KernelDispatch:
         if gone is not None or come is not None:
             self._recorder = come
             self._store.chain = come.record if come is not None else None
+
+    def _next_meter_locked(
+        self, owner: str, old: HookSpec | None, new: HookSpec | None
+    ) -> tuple[str, VFSMeter] | None:
+        present = self._tables.meter
+        if old is not None and old.meter is not None:
+            if present is None or present[1] is not old.meter:
+                raise _wrong(owner, "the meter", "is not registered")
+            present = None
+        if new is None or new.meter is None:
+            return present
+        if present is not None:
+            raise _wrong(owner, "the meter", "is the second one; one measures all calls")
+        return owner, new.meter
 
     def register_pre(self, owner: str, point: HookPoint[C, R], hook: VFSPreHook[C]) -> None:
         """Call ``hook`` before every call at a point. Errors: InvalidArgumentError."""
@@ -209,7 +226,9 @@ class KernelDispatch:
     def _refresh_locked(self) -> None:
         observed = len(self.observers) > 0
         self._store.tap = self.observers.tap if observed else None
-        every = any(not isinstance(entry.item, Interceptor) for entry in self._tables.registered)
+        every = self._tables.meter is not None or any(
+            not isinstance(entry.item, Interceptor) for entry in self._tables.registered
+        )
         hooked = {point for point, _ in self._tables.hooks}
         self.live = frozenset(
             point for point in POINTS if every or point in hooked or (observed and point.mutates)
@@ -233,14 +252,47 @@ class KernelDispatch:
     def run(self, point: HookPoint[C, R], ctx: C, call: Callable[[C], R]) -> R:
         """Take one call through its phases. Errors: those of resolvers, PRE hooks and the call."""
         with self._counted() as account:
-            handled = self._before(account, point, ctx)
-            if handled is not None:
-                return handled.result  # type: ignore[no-any-return]
-            with self.observers.operation() as operation:
-                with self._as_current(account):
-                    result = call(ctx)
-                self._after(account, point, ctx, result, operation)
-            return result
+            if _tables_seen(account).meter is None:
+                return self._run(account, point, ctx, call)
+            with self._metered(account, point, ctx):
+                return self._run(account, point, ctx, call)
+
+    def _run(self, account: _Call, point: HookPoint[C, R], ctx: C, call: Callable[[C], R]) -> R:
+        handled = self._before(account, point, ctx)
+        if handled is not None:
+            return handled.result  # type: ignore[no-any-return]
+        with self.observers.operation() as operation:
+            with self._as_current(account):
+                result = call(ctx)
+            self._after(account, point, ctx, result, operation)
+        return result
+
+    @contextmanager
+    def _metered(
+        self, account: _Call, point: HookPoint[Any, Any], ctx: VFSContext
+    ) -> Iterator[None]:
+        started, failed = self._clock(), True
+        try:
+            yield
+            failed = False
+        finally:
+            # One that came or went while the call waited hears of it, or does not.
+            meter = _tables_seen(account).meter
+            if meter is not None:
+                self._measure(meter, point, ctx, self._clock() - started, failed)
+
+    def _measure(
+        self,
+        meter: tuple[str, VFSMeter],
+        point: HookPoint[Any, Any],
+        ctx: VFSContext,
+        seconds: float,
+        failed: bool,
+    ) -> None:
+        try:
+            meter[1].on_call(point, ctx, seconds, failed)
+        except Exception:  # noqa: BLE001 - the boundary of post-hook dispatch
+            _log.exception("meter of %s failed after %s %s", meter[0], point.name, ctx.path)
 
     async def run_async(
         self, point: HookPoint[C, R], ctx: C, call: Callable[[C], Awaitable[R]]
@@ -249,14 +301,24 @@ class KernelDispatch:
 
         Hooks run in the thread of the event loop.
         """
-        with self._counted() as account:
-            handled = self._before(account, point, ctx)
-        if handled is not None:
-            return handled.result  # type: ignore[no-any-return]
-        result = await call(ctx)
-        with self._counted() as account, self.observers.operation() as operation:
-            self._after(account, point, ctx, result, operation)
-        return result
+        started, failed = self._clock(), True
+        try:
+            with self._counted() as account:
+                handled = self._before(account, point, ctx)
+            if handled is not None:
+                failed = False
+                return handled.result  # type: ignore[no-any-return]
+            result = await call(ctx)
+            with self._counted() as account, self.observers.operation() as operation:
+                self._after(account, point, ctx, result, operation)
+            failed = False
+            return result
+        finally:
+            if self._tables.meter is not None:
+                with self._counted() as account:
+                    meter = _tables_seen(account).meter
+                    if meter is not None:
+                        self._measure(meter, point, ctx, self._clock() - started, failed)
 
     def wait_in(self, wait: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do what the call under way may wait in, and do not count the call meanwhile."""
@@ -382,8 +444,11 @@ class KernelDispatch:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return every hook there is, in the order in which they are called at their point."""
-        return [_row(entry) for entry in self._tables.registered] + [
-            {"kind": "observer", "point": None, **row} for row in self.observers.rows()
+        tables = self._tables
+        return [
+            *(_row(entry) for entry in tables.registered),
+            *_meter_rows(tables.meter),
+            *({"kind": "observer", "point": None, **row} for row in self.observers.rows()),
         ]
 
     def in_forked_child(self) -> None:
@@ -410,6 +475,8 @@ def check_spec(owner: str, spec: object) -> None:
         _check_observation(owner, observation)
     if spec.recorder is not None:
         _check_recorder(owner, spec.recorder)
+    if spec.meter is not None:
+        _check_meter(owner, spec.meter)
 
 
 def _check_interceptor(owner: str, interceptor: object) -> None:
@@ -453,6 +520,14 @@ def _check_recorder(owner: str, recorder: object) -> None:
         raise _wrong(owner, what, "has record(events, revision, previous)")
     rule = "is called as record(events, revision, previous)"
     _check_callable(owner, what, recorder.record, 3, rule)
+
+
+def _check_meter(owner: str, meter: object) -> None:
+    what = f"the meter {type(meter).__name__}"
+    if not isinstance(meter, VFSMeter):
+        raise _wrong(owner, what, "has on_call(point, ctx, seconds, failed)")
+    rule = "is called as on_call(point, ctx, seconds, failed)"
+    _check_callable(owner, what, meter.on_call, 4, rule)
 
 
 def _check_callable(owner: str, what: str, hook: object, takes: int, rule: str) -> None:
@@ -507,7 +582,7 @@ def _place_of(registered: Sequence[_Registered], gone: Sequence[_Registered], de
     return min((registered.index(entry) for entry in gone), default=default)
 
 
-def _tables_of(registered: tuple[_Registered, ...]) -> _Tables:
+def _tables_of(registered: tuple[_Registered, ...], meter: tuple[str, VFSMeter] | None) -> _Tables:
     hooks: dict[tuple[HookPoint[Any, Any], str], tuple[_Registered, ...]] = {}
     by_prefix: dict[str, tuple[_Registered, ...]] = {}
     without_prefix: tuple[_Registered, ...] = ()
@@ -521,7 +596,7 @@ def _tables_of(registered: tuple[_Registered, ...]) -> _Tables:
                 by_prefix[at] = (*by_prefix.get(at, ()), entry)
         else:
             without_prefix = (*without_prefix, entry)
-    return _Tables(registered, hooks, by_prefix, without_prefix)
+    return _Tables(registered, hooks, by_prefix, without_prefix, meter)
 
 
 def _tables_seen(account: _Call) -> _Tables:
@@ -546,3 +621,9 @@ def _row(entry: _Registered) -> dict[str, Any]:
         point, phase, hook = entry.item
         return {"owner": entry.owner, "kind": phase, "point": point.name, "hook": _name(hook)}
     return {"owner": entry.owner, "kind": "resolver", "point": None, "hook": _name(entry.item)}
+
+
+def _meter_rows(meter: tuple[str, VFSMeter] | None) -> list[dict[str, Any]]:
+    if meter is None:
+        return []
+    return [{"owner": meter[0], "kind": "meter", "point": None, "hook": _name(meter[1])}]

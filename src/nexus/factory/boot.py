@@ -19,6 +19,7 @@ from nexus.contracts.deployment_profile import AUTO
 from nexus.contracts.errors import ConfigError
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import TransportABC
+from nexus.contracts.protocols.brick import BrickContext
 from nexus.core import fork_guard
 from nexus.core.flusher import Flusher
 from nexus.core.fsck import Checker
@@ -109,7 +110,8 @@ def boot(
         try:
             cache = open_cache_store(settings.cache_store)
             nx.on_close(cache.close)
-            orchestrator.start(nx, bricks, clock_ns, cache)
+            given = BrickContext(nx, clock_ns, cache, storage.folder)
+            orchestrator.start(nx, bricks, given)
         except BaseException:
             nx.close()
             raise
@@ -149,6 +151,7 @@ class _Storage:
         self.owner_id = directory.descriptor.id if directory else os.urandom(8).hex()
         self.was_left_synced = directory is None or directory.was_left_synced
         self.was_cut_off = directory is not None and directory.was_cut_off
+        self.folder = directory.path if directory else None
         self.place = folder_place(os.path.realpath(directory.path)) if directory else ()
         self._directory = directory
         self._undo = undo

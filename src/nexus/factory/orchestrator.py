@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
 import nexus.services
-from nexus.contracts.cache_store import CacheStoreABC
 from nexus.contracts.deployment_profile import bricks_of, selected_bricks
 from nexus.contracts.errors import InvalidArgumentError
 from nexus.contracts.protocols.brick import DEPENDENT, INDEPENDENT, Brick, BrickContext
@@ -34,12 +33,9 @@ def plan(profile: str, enable: Iterable[str], disable: Iterable[str]) -> list[Br
     )
 
 
-def start(
-    nx: NexusFS, bricks: list[Brick], clock_ns: Callable[[], int], cache: CacheStoreABC
-) -> None:
+def start(nx: NexusFS, bricks: list[Brick], context: BrickContext) -> None:
     """Make the services, enlist them and start them. Errors: theirs, InvalidArgumentError."""
     independent = [brick.result_key for brick in bricks if brick.tier == INDEPENDENT]
-    context = BrickContext(nx, clock_ns, cache)
     for brick in bricks:
         service = make(brick, context)
         needs = independent if brick.tier == DEPENDENT else []

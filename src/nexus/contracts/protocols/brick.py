@@ -30,11 +30,13 @@ class BrickContext:
     """What a service is made from. ``nx`` acts as an administrator; ``clock_ns`` is Unix time.
 
     ``cache`` is shared by all services, so that each names its keys and topics after itself.
+    ``folder`` is the data directory, for what other processes may look at; None in memory.
     """
 
     nx: NexusFilesystem
     clock_ns: Callable[[], int]
     cache: CacheStoreABC
+    folder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
