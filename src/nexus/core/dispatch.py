@@ -53,6 +53,8 @@ from nexus.core.sealed_store import SealedStore
 from nexus.lib.paths import normalize, parent
 
 HANG_TIMEOUT_S: Final = 30.0
+_LOOKS: Final = 32
+"""How often calls look for hooks that hang, in the time after which one does."""
 
 C = TypeVar("C", bound=VFSContext)
 R = TypeVar("R")
@@ -65,6 +67,12 @@ _log = logging.getLogger(__name__)
 class _Registered(NamedTuple):
     owner: str
     item: Interceptor | VFSPathResolver
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What is called."""
+        item = self.item
+        return item.hook if isinstance(item, Interceptor) else item.try_resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +90,30 @@ class _Tables:
 
 
 class _Call:
-    """The account of one call: whose tables it sees, None while it waits."""
+    """The account of one call: whose tables it sees, None while it waits; the hook that it is in.
 
-    __slots__ = ("tables",)
+    Its thread alone changes it, ``tables`` under the mutex. Who reports hooks that hang reads it
+    at any moment, so ``hook`` is set last.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("around", "current", "hook", "operation", "point", "reported", "started", "tables")
+
+    def __init__(self, local: _Local) -> None:
+        self.around = local.innermost  # what the thread's marks are set back to
+        self.current = local.current
         self.tables: _Tables | None = None
-
-
-class _Running:
-    """A hook that is being called, for the report of those that hang."""
-
-    __slots__ = ("name", "operation", "reported", "started")
-
-    def __init__(self, name: str, started: float, operation: Operation | None) -> None:
-        self.name = name
-        self.started = started
-        self.operation = operation
+        self.operation: Operation | None = None
+        self.hook: _Registered | None = None
+        self.point: HookPoint[Any, Any] | None = None
+        self.started = 0.0
         self.reported = False
+
+
+class _Local(threading.local):
+    """Of a thread: its innermost call, and the call that is in the kernel, not in a hook, now."""
+
+    innermost: _Call | None = None
+    current: _Call | None = None
 
 
 class KernelDispatch:
@@ -119,12 +133,12 @@ class KernelDispatch:
         self._store = store
         self._clock = clock
         self._hang_timeout_s = hang_timeout_s
-        self._local = threading.local()
+        self._local = _Local()
         self._mutex = threading.Lock()
         self._left = threading.Condition(self._mutex)
         self._tables = _Tables()
         self._retired: list[_Tables] = []  # guarded by _mutex, as is all below
-        self._running: set[_Running] = set()
+        self._next_look = clock() + hang_timeout_s / _LOOKS
         self._recorder: VFSRecorder | None = None
 
     # -- registration -------------------------------------------------------------------------
@@ -236,7 +250,7 @@ class KernelDispatch:
 
     def _drain(self, owner: str) -> None:
         """Wait until no other call sees a table that was replaced."""
-        inside = bool(self._local.__dict__.get("calls"))
+        inside = self._local.innermost is not None
 
         def is_drained() -> bool:
             self._retired = [old for old in self._retired if old.calls]
@@ -251,21 +265,33 @@ class KernelDispatch:
 
     def run(self, point: HookPoint[C, R], ctx: C, call: Callable[[C], R]) -> R:
         """Take one call through its phases. Errors: those of resolvers, PRE hooks and the call."""
-        with self._counted() as account:
-            if _tables_seen(account).meter is None:
+        account = _Call(self._local)
+        try:
+            tables = self._begin(account)
+            if tables.meter is None:
                 return self._run(account, point, ctx, call)
             with self._metered(account, point, ctx):
                 return self._run(account, point, ctx, call)
+        finally:
+            self._end(account)
 
     def _run(self, account: _Call, point: HookPoint[C, R], ctx: C, call: Callable[[C], R]) -> R:
         handled = self._before(account, point, ctx)
         if handled is not None:
             return handled.result  # type: ignore[no-any-return]
-        with self.observers.operation() as operation:
-            with self._as_current(account):
-                result = call(ctx)
-            self._after(account, point, ctx, result, operation)
-        return result
+        local, observers = self._local, self.observers
+        # Who begins to observe meanwhile gets the events of later calls alone.
+        account.operation = observers.begin() if observers else None
+        try:
+            local.current = account
+            result = call(ctx)
+            local.current = None
+            self._after(account, point, ctx, result)
+            return result
+        finally:
+            local.current = None
+            if account.operation is not None:
+                observers.end(account.operation)
 
     @contextmanager
     def _metered(
@@ -309,8 +335,8 @@ class KernelDispatch:
                 failed = False
                 return handled.result  # type: ignore[no-any-return]
             result = await call(ctx)
-            with self._counted() as account, self.observers.operation() as operation:
-                self._after(account, point, ctx, result, operation)
+            with self._counted() as account:
+                self._after(account, point, ctx, result)
             failed = False
             return result
         finally:
@@ -322,7 +348,7 @@ class KernelDispatch:
 
     def wait_in(self, wait: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do what the call under way may wait in, and do not count the call meanwhile."""
-        account: _Call | None = getattr(self._local, "current", None)
+        account = self._local.current
         if account is None:
             return wait(*args, **kwargs)  # nothing was hooked where the call began
         self._leave(account)
@@ -335,112 +361,102 @@ class KernelDispatch:
         self, account: _Call, point: HookPoint[Any, Any], ctx: VFSContext
     ) -> Handled | None:
         tables = _tables_seen(account)
-        with self._as_current(None):
+        if tables.by_prefix or tables.without_prefix:
             for resolver in _resolvers_for(tables, ctx.path):
-                with self._timed(resolver, point, "resolver"):
-                    handled = resolver.item.try_resolve(point, ctx)  # type: ignore[union-attr]
+                handled = self._call_hook(account, resolver, point, (point, ctx))
                 if handled is not None:
-                    return handled
-            for entry in tables.hooks.get((point, PRE), ()):
-                with self._timed(entry, point, "pre hook"):
-                    entry.item.hook(ctx)  # type: ignore[union-attr]
+                    return handled  # type: ignore[no-any-return]
+        for entry in tables.hooks.get((point, PRE), ()):
+            self._call_hook(account, entry, point, (ctx,))
         return None
 
     def _after(
+        self, account: _Call, point: HookPoint[Any, Any], ctx: VFSContext, result: object
+    ) -> None:
+        for entry in _tables_seen(account).hooks.get((point, POST), ()):
+            try:
+                self._call_hook(account, entry, point, (ctx, result))
+            except Exception:  # noqa: BLE001 - the boundary of post-hook dispatch
+                _log.exception(
+                    "post hook of %s failed after %s %s", entry.owner, point.name, ctx.path
+                )
+
+    def _call_hook(
         self,
         account: _Call,
-        point: HookPoint[Any, Any],
-        ctx: VFSContext,
-        result: object,
-        operation: Operation,
-    ) -> None:
-        with self._as_current(None):
-            for entry in _tables_seen(account).hooks.get((point, POST), ()):
-                self._call_post(entry, point, ctx, result, operation)
-
-    def _call_post(
-        self,
         entry: _Registered,
         point: HookPoint[Any, Any],
-        ctx: VFSContext,
-        result: object,
-        operation: Operation,
-    ) -> None:
+        arguments: tuple[Any, ...],
+    ) -> Any:
+        account.started = started = self._clock()
+        account.point, account.reported = point, False
+        account.hook = entry
         try:
-            with self._timed(entry, point, "post hook", operation):
-                entry.item.hook(ctx, result)  # type: ignore[union-attr]
-        except Exception:  # noqa: BLE001 - the boundary of post-hook dispatch
-            _log.exception("post hook of %s failed after %s %s", entry.owner, point.name, ctx.path)
+            return entry.function(*arguments)
+        finally:
+            if self._clock() - started > self._hang_timeout_s:
+                with self._mutex:
+                    self._report_if_overdue_locked(account)
+            account.hook = None
 
     @contextmanager
     def _counted(self) -> Iterator[_Call]:
-        account = _Call()
-        self._enter(account)
-        calls: list[_Call] = self._local.__dict__.setdefault("calls", [])
-        calls.append(account)
+        account = _Call(self._local)
         try:
+            self._begin(account)
             yield account
         finally:
-            calls.remove(account)
-            self._leave(account)
+            self._end(account)
 
-    def _enter(self, account: _Call) -> None:
+    def _begin(self, account: _Call) -> _Tables:
+        """Count a call of this thread, with no call of it in the kernel."""
+        local = self._local
+        local.innermost, local.current = account, None
+        return self._enter(account)
+
+    def _end(self, account: _Call) -> None:
+        self._leave(account)
+        local = self._local
+        local.innermost, local.current = account.around, account.current
+
+    def _enter(self, account: _Call) -> _Tables:
         with self._mutex:
-            account.tables = self._tables
-            account.tables.calls.add(account)
+            if self._clock() >= self._next_look:
+                self._report_overdue_locked()
+            account.tables = tables = self._tables
+            tables.calls.add(account)
+            return tables
 
     def _leave(self, account: _Call) -> None:
-        with self._left:
+        with self._mutex:
             if account.tables is not None:
                 account.tables.calls.discard(account)
                 account.tables = None
-            self._left.notify_all()
-
-    @contextmanager
-    def _as_current(self, account: _Call | None) -> Iterator[None]:
-        """Say which call of this thread is in the kernel now; None while a hook is called."""
-        outer = getattr(self._local, "current", None)
-        self._local.current = account
-        try:
-            yield
-        finally:
-            self._local.current = outer
-
-    @contextmanager
-    def _timed(
-        self,
-        entry: _Registered,
-        point: HookPoint[Any, Any],
-        what: str,
-        operation: Operation | None = None,
-    ) -> Iterator[None]:
-        running = _Running(f"{what} of {entry.owner} at {point.name}", self._clock(), operation)
-        with self._mutex:
-            self._report_overdue_locked()
-            self._running.add(running)
-        try:
-            yield
-        finally:
-            with self._mutex:
-                self._report_overdue_locked()
-                self._running.discard(running)
+            if self._retired:
+                self._left.notify_all()
 
     def report_overdue(self) -> None:
-        """Report hooks and observers that hang; every mediated call does so by the way."""
+        """Report hooks and observers that hang; mediated calls do so by the way."""
         with self._mutex:
             self._report_overdue_locked()
         self.observers.report_overdue()
 
     def _report_overdue_locked(self) -> None:
-        now = self._clock()
-        for running in self._running:
-            late_s = now - running.started
-            if late_s > self._hang_timeout_s and not running.reported:
-                running.reported = True
-                _log.error("%s has not returned for %g s", running.name, late_s)
-                if running.operation is not None:
-                    # What it committed must not keep the commits after it from observers.
-                    self.observers.release(running.operation)
+        self._next_look = self._clock() + self._hang_timeout_s / _LOOKS
+        for tables in (*self._retired, self._tables):
+            for account in tables.calls:
+                self._report_if_overdue_locked(account)
+
+    def _report_if_overdue_locked(self, account: _Call) -> None:
+        hook, point, late_s = account.hook, account.point, self._clock() - account.started
+        if hook is None or point is None or account.reported or late_s <= self._hang_timeout_s:
+            return
+        account.reported = True
+        what = f"{_kind(hook)} of {hook.owner} at {point.name}"
+        _log.error("%s has not returned for %g s", what, late_s)
+        if account.operation is not None:
+            # What it committed must not keep the commits after it from observers.
+            self.observers.release(account.operation)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return every hook there is, in the order in which they are called at their point."""
@@ -614,6 +630,10 @@ def _resolvers_for(tables: _Tables, path: str) -> Iterator[_Registered]:
                 break
             at = parent(at)
     yield from tables.without_prefix
+
+
+def _kind(entry: _Registered) -> str:
+    return f"{entry.item.phase} hook" if isinstance(entry.item, Interceptor) else "resolver"
 
 
 def _row(entry: _Registered) -> dict[str, Any]:
