@@ -47,10 +47,20 @@ _HEAD_KEY = b"K"  # next to the newest journal entry, for one page less in each 
 _MASK = (1 << 64) - 1
 _GROUP_LIMIT = 256
 SCAN_PAGE = 512
-CHAIN_TIP = b"A"
-"""Key of the newest record of a commit; followed by a revision, of the one of that commit."""
+CHAIN = b"A"
+"""Followed by a revision, the key of the record of that commit."""
+CHAIN_TIP = _HEAD_KEY + CHAIN
+"""Key of the revision of the newest record of a commit: beside the head, for the same reason."""
 
 _FSCK_HINT = "run `nexus fsck`; `nexus fsck --repair` restores what has a second copy"
+
+
+class _Tip(NamedTuple):
+    """The end of the chain as of a head: the record at :data:`CHAIN_TIP`, and what it leads to."""
+
+    head: Head
+    row: Sealed | None
+    link: bytes
 
 
 class Sealed(NamedTuple):
@@ -157,6 +167,7 @@ class SealedStore:
         self._turn = ordered_lock(Level.THREAD)
         self._queue: deque[_Ticket] = deque()
         self._head: Head | None = None  # guarded by _turn; None: read it before the next commit
+        self._tip: _Tip | None = None  # guarded by _turn; of use while its head is that one
         self._head_version = 0
         self.commits = 0  # of this process; guarded by _turn
         self._on_uncertain: list[Callable[[], None]] = []
@@ -346,6 +357,13 @@ class SealedStore:
                 self._head, self._head_version = Head._make(_HEAD.unpack(payload)), found[1]
         return self._head
 
+    def _tip_locked(self, head: Head) -> _Tip:
+        if self._tip is not None and self._tip.head is head:
+            return self._tip
+        row = self.get(CHAIN_TIP)
+        newest = self.get(CHAIN + row.payload) if row else None
+        return _Tip(head, row, newest.payload if newest else b"")
+
     def _commit_group_locked(self, own: _Ticket) -> None:
         """Commit what is queued, and answer ``own`` if only to say that it was lost."""
         tickets: list[_Ticket] = []
@@ -398,7 +416,7 @@ class SealedStore:
         deletes: dict[bytes, None] = {}
         durable = False
         reclaim = True
-        tip: Sealed | None = None
+        tip: _Tip | None = None
         committed = 0
         for ticket in tickets:
             mutation = ticket.mutation
@@ -432,13 +450,13 @@ class SealedStore:
                 records += 1
                 total += seal
             if mutation.chain is not None:
-                last = tip or self.get(CHAIN_TIP)
-                link = mutation.chain(revision, last.payload if last else b"")
-                puts[CHAIN_TIP + at], seal = _seal(CHAIN_TIP + at, link, at)
-                puts[CHAIN_TIP], tip_seal = _seal(CHAIN_TIP, link, at)
-                records += 1 if last else 2
-                total += seal + tip_seal - (last.seal if last else 0)
-                tip = Sealed(CHAIN_TIP, link, revision, tip_seal)
+                tip = tip or self._tip_locked(head)
+                link = mutation.chain(revision, tip.link)
+                puts[CHAIN + at], seal = _seal(CHAIN + at, link, at)
+                puts[CHAIN_TIP], tip_seal = _seal(CHAIN_TIP, at, at)
+                records += 1 if tip.row else 2
+                total += seal + tip_seal - (tip.row.seal if tip.row else 0)
+                tip = _Tip(head, Sealed(CHAIN_TIP, at, revision, tip_seal), link)
             start = max(start, mutation.journal_start or start)
         if not committed:
             return
@@ -450,6 +468,8 @@ class SealedStore:
             durable=durable,
             reclaim=reclaim,
         )
+        tip = tip or self._tip
+        self._tip = tip._replace(head=new) if tip is not None and tip.head is head else None
         self._head = new
         self.commits += committed
         for ticket in tickets:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.deployment_profile import AUTO
-from nexus.contracts.errors import ConfigError
+from nexus.contracts.errors import ConfigError, PathNotFoundError, StorageError
+from nexus.contracts.metadata import Stat
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import TransportABC
-from nexus.contracts.protocols.brick import BrickContext
+from nexus.contracts.protocols.brick import BrickContext, Look
 from nexus.core import fork_guard
 from nexus.core.flusher import Flusher
 from nexus.core.fsck import Checker
@@ -110,7 +111,7 @@ def boot(
         try:
             cache = open_cache_store(settings.cache_store)
             nx.on_close(cache.close)
-            given = BrickContext(nx, clock_ns, cache, storage.folder)
+            given = BrickContext(nx, clock_ns, look_of(nx), cache, storage.folder)
             orchestrator.start(nx, bricks, given)
         except BaseException:
             nx.close()
@@ -118,6 +119,22 @@ def boot(
     else:
         nx.bootstrap()
     return nx
+
+
+def look_of(nx: NexusFS) -> Look:
+    """Return how hooks look at what is there."""
+
+    def look(path: str, zone_id: str) -> Stat | None:
+        try:
+            route = nx.router.route(path, zone_id)
+        except PathNotFoundError:
+            return None  # a zone in which nothing is mounted
+        if route.mount.volume is None:
+            reason = f"the mount {route.point} is unavailable: {route.mount.problem}"
+            raise StorageError("stat", path, reason)
+        return route.mount.volume.stat(route.relative)
+
+    return look
 
 
 def _mend_records(nx: NexusFS) -> None:
