@@ -35,7 +35,6 @@ from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import DT_DIR, FileMetadata, Stat
 from nexus.core.sealed_store import (
     CHAIN,
-    CHAIN_TIP,
     Mutation,
     Sealed,
     SealedStore,
@@ -569,8 +568,6 @@ def parse_key(key: bytes) -> ParsedKey | None:
             return ParsedKey("J", "", "", f"revision {int.from_bytes(key[1:9], 'big')}")
         if keyspace == "A" and len(key) == 9:
             return ParsedKey("A", "", "", f"the record of a commit, revision {revision_of(key)}")
-        if key == CHAIN_TIP:
-            return ParsedKey("A", "", "", "the revision of the newest record of a commit")
         if key == b"B":
             return ParsedKey("B", "", "", "the barrier")
         if keyspace == "L":
