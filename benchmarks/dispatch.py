@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import thread_time
 
 from benchmarks.harness import (
@@ -12,9 +12,12 @@ from benchmarks.harness import (
     Target,
     announced,
     compare,
+    each,
     interleave,
+    random_pieces,
 )
-from nexus.contracts.filesystem import WriteRequest
+from nexus.contracts.context import OperationContext
+from nexus.contracts.filesystem import NexusFilesystem, WriteRequest
 from nexus.contracts.metadata import DT_PIPE
 from nexus.contracts.vfs_hooks import MKDIR, READ, STAT, WRITE, HookSpec, Observation, pre
 from nexus.core.arguments import write_slice
@@ -28,6 +31,9 @@ SECTION = "dispatch"
 FILES = 500
 PIPE = "/pipe"
 MESSAGE = b"y" * 64
+WRITES = 50
+WRITE_BYTES = 4096
+GUARDED = Target(1.3)
 UNHOOKED = Target(1.05)
 POINTS = {"read": READ, "stat": STAT, "write": WRITE}
 
@@ -65,7 +71,39 @@ def run(plan: Plan) -> list[Row]:
                 rows.append(row(name, "one PRE hook"))
         with hooked(nx, HookSpec(observers=(Observation(_Ignoring()),))):
             rows.append(row("write", "one observer"))
-    return rows
+    return [*rows, guarded(plan)]
+
+
+def guarded(plan: Plan) -> Row:
+    """Return what audit and permission together cost a user who writes new files, on a disk."""
+    user = OperationContext("ada")
+    with ExitStack() as opened, announced("audit and permission"):
+        views = []
+        for name, enable in (("guarded", ("audit", "permission")), ("unguarded", ())):
+            folder = plan.folder(f"dispatch-{name}") / "data"
+            nx = opened.enter_context(boot(Settings(data_dir=str(folder), enable=enable)))
+            nx.mkdir("/work")
+            nx.sys_setattr("/work", owner_id=user.user_id)
+            views.append(nx.bind(user))
+
+        def write(view: NexusFilesystem, number: int) -> float:
+            pieces = random_pieces(WRITES, WRITE_BYTES)
+            paths = [f"/work/{number}-{count}" for count in range(WRITES)]
+            contents = dict(zip(paths, pieces, strict=True))
+            return each(lambda path: view.write(path, contents[path]), paths)
+
+        samples = interleave(
+            lambda number: write(views[0], number),
+            lambda number: write(views[1], number),
+            4 * plan.rounds,  # short ones: what else the disk has to do comes in bursts
+        )
+    return compare(
+        SECTION,
+        "write of 4 KiB, audit and permission",
+        samples,
+        against="without them",
+        target=GUARDED,
+    )
 
 
 def cpu_time(call: Callable[[str], object], paths: list[str]) -> float:

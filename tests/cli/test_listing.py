@@ -44,7 +44,8 @@ def test_an_empty_listing_is_a_document_too(nexus):
 
 
 def test_ls_of_the_kernels_own_views(tree):
-    views = ["journal", "locks", "mounts", "records", "services", "versions"]
+    views = ["channels", "hooks", "journal", "locks", "mounts"]
+    views += ["records", "services", "versions", "watches"]
     assert tree.ok("ls", "/__sys__").lines == views
     tree.ok("ls", "-l", "/__sys__/journal")
 

@@ -108,7 +108,7 @@ def test_every_error_class_has_its_documented_code():
         7: "DataDirectoryLocked LockTimeout LockOrder WaitTimeout",
     }
     named = {f"{name}Error": code for code, names in codes.items() for name in names.split()}
-    named |= {"EventsLost": 4, "WouldBlock": 7}
+    named |= {"EventsLost": 4, "MessagesLost": 4, "WouldBlock": 7}
     for name, code in named.items():
         assert exit_code(getattr(errors, name)("read", "/a", "reason")) == code, name
     assert exit_code(errors.StreamOffsetError("read", "/a", 1, begin=2, end=3)) == 3

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ from nexus.contracts.vfs_hooks import (
 from nexus.core.content_calls import ContentCalls
 from nexus.core.dispatch import KernelDispatch
 from nexus.core.nexus_fs import NexusFS
-from nexus.core.observers import ObserverHub
+from nexus.core.observers import ObserverHub, Operation
 from nexus.core.sealed_store import SealedStore
 from nexus.core.tree_calls import TreeCalls
 from nexus.factory.boot import Settings, boot
@@ -564,10 +565,19 @@ class Clock:
         return self.now
 
 
+@contextmanager
+def operation(hub: ObserverHub) -> Iterator[Operation]:
+    begun = hub.begin()
+    try:
+        yield begun
+    finally:
+        hub.end(begun)
+
+
 def observed(hub: ObserverHub, *paths: str) -> None:
     """Commit one event a path, as an operation of its own, at revisions that go on."""
     for path in paths:
-        with hub.operation():
+        with operation(hub):
             entered = hub.tap([FileEvent(FILE_WRITE, path, "ada", 0, "root")])
             assert entered is not None
             entered(int(path[1:]))
@@ -601,11 +611,11 @@ def test_commits_wait_for_those_before_them() -> None:
     hub = ObserverHub(Clock(), LONG_S)
     recorder = Recorder()
     hub.add("log", recorder, None)
-    with hub.operation() as first:
+    with operation(hub) as first:
         entered = hub.tap([FileEvent(FILE_WRITE, "/1", "ada", 0, "root")])
         assert entered is not None
         entered(1)
-        with hub.operation():
+        with operation(hub):
             second = hub.tap([FileEvent(FILE_WRITE, "/2", "ada", 0, "root")])
             assert second is not None
             second(2)

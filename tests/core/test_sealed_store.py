@@ -8,7 +8,7 @@ import pytest
 
 from nexus.contracts.errors import ConflictError, NexusError, NoSpaceError, StorageFailedError
 from nexus.contracts.metastore import Batch, Condition
-from nexus.core.sealed_store import Mutation, SealedStore
+from nexus.core.sealed_store import CHAIN, Mutation, SealedStore, _seal, revision_key
 from nexus.storage.metastore.memory import MemoryMetastore
 
 
@@ -190,3 +190,47 @@ def test_a_commit_that_lacks_what_it_requires_is_neither_recorded_nor_reported()
     ]
     sealed = [record for _, record in store.iterate_unverified() if record is not None]
     assert store.head().records == len(sealed)
+
+
+def chained(link: str) -> Mutation:
+    mutation = put(link.encode())
+    mutation.chain = lambda revision, previous: b"%s<%s" % (link.encode(), previous)
+    return mutation
+
+
+def test_the_chain_goes_on_from_what_is_stored_across_failures_and_openings():
+    driver = GatedStore()
+    driver.go_on.set()
+    store = SealedStore(driver)
+    store.commit(chained("a"), durable=False)
+    store.commit(put(b"between"), durable=False)
+    driver.refuse = lambda batch: StorageFailedError("commit", None, "the disk failed")
+    with pytest.raises(StorageFailedError):
+        store.commit(chained("lost"), durable=False)
+    driver.refuse = lambda batch: None
+    store.commit(chained("b"), durable=False)
+    again = SealedStore(driver)
+    again.commit(chained("c"), durable=False)
+    assert again.head().chain_end == 4
+    links = [record.payload for record in again.iterate(CHAIN)]
+    assert links == [b"a<", b"b<a<", b"c<b<a<"]
+
+
+def test_counting_anew_finds_the_end_of_the_chain():
+    store = SealedStore(MemoryMetastore())
+    store.commit(chained("a"), durable=False)
+    store.commit(chained("b"), durable=False)
+    with store.frozen():
+        assert store.repair_locked([], [], None).chain_end == 2
+    store.commit(chained("c"), durable=False)
+    assert [record.payload for record in store.iterate(CHAIN)][-1] == b"c<b<a<"
+
+
+def test_a_head_of_fewer_numbers_is_read():
+    driver = MemoryMetastore()
+    store = SealedStore(driver)
+    store.commit(put(b"Z"), durable=False)
+    (entry,) = driver.scan(b"K", limit=1)
+    early, _ = _seal(b"K", entry.value[16:48], revision_key(1))
+    driver.commit(Batch([(b"K", early)]))
+    assert SealedStore(driver).head() == store.head()

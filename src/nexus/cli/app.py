@@ -15,9 +15,11 @@ from typer.core import TyperGroup
 
 from nexus import __version__
 from nexus.cli import (
+    agents,
     audit,
     channels,
     doctor,
+    events,
     files,
     listing,
     locks,
@@ -25,6 +27,7 @@ from nexus.cli import (
     mounts,
     services,
     settings,
+    top,
     transfer,
     tree,
     watch,
@@ -160,15 +163,23 @@ for _panel, _commands in {
         files.mkdir,
     ),
     _TREES: (listing.ls, tree.tree, listing.glob, listing.grep, listing.log),
-    _TOGETHER: (locks.lock, locks.unlock, locks.locks, watch.watch),
+    _TOGETHER: (locks.lock, locks.unlock, locks.locks, watch.watch, events.events),
     _MOUNTS: (mounts.mount, mounts.unmount, mounts.mounts),
-    _UPKEEP: (services.services, audit.audit, maintenance.fsck, maintenance.gc, doctor.doctor),
+    _UPKEEP: (
+        services.services,
+        top.top,
+        audit.audit,
+        maintenance.fsck,
+        maintenance.gc,
+        doctor.doctor,
+    ),
 }.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)
 
 app.command("import", rich_help_panel=_MOUNTS)(transfer.import_)
 app.command(rich_help_panel=_MOUNTS)(transfer.export)
+app.add_typer(agents.app, name="agents", rich_help_panel=_TOGETHER)
 app.add_typer(channels.pipe, name="pipe", rich_help_panel="Messages")
 app.add_typer(channels.stream, name="stream", rich_help_panel="Messages")
 app.add_typer(settings.app, name="config", rich_help_panel=_UPKEEP)

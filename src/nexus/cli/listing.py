@@ -223,9 +223,14 @@ def _history(
             return
 
 
+def print_events(output: Output, page: list[dict[str, Any]]) -> None:
+    """Print rows of the journal."""
+    _print_history(output, page, of_path=False)
+
+
 def _print_history(output: Output, page: list[dict[str, Any]], *, of_path: bool) -> None:
     headers: tuple[str, ...] = ("revision>", "time", "kind", "path", "by", "run")
-    rows = (_event_row(event, output.is_terminal) for event in page)
+    rows = (event_row(event, output.is_terminal) for event in page)
     if of_path:
         headers = ("version>", "revision>", "time", "size>", "by", "run", "etag")
         rows = (_version_row(version, output.is_terminal) for version in page)
@@ -238,7 +243,8 @@ def _print_history(output: Output, page: list[dict[str, Any]], *, of_path: bool)
         output.line("nothing is kept" if of_path else "nothing happened yet")
 
 
-def _event_row(event: dict[str, Any], for_people: bool) -> tuple[str, ...]:
+def event_row(event: dict[str, Any], for_people: bool) -> tuple[str, ...]:
+    """Return the cells of one row of the journal."""
     moment = event["timestamp"]
     path = event["path"] if event["new_path"] is None else f"{event['path']} -> {event['new_path']}"
     time = local_time(moment) if for_people else iso_time(moment)

@@ -17,8 +17,8 @@ DEFAULT_PROFILE: Final = "embedded"
 _ADDED: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("slim", ()),
     ("embedded", ()),
-    ("lite", ("permission",)),
-    ("full", ("audit",)),
+    ("lite", ("permission", "event_bus", "agent_registry")),
+    ("full", ("audit", "metrics")),
 )
 """From the smallest to the largest: each profile, and the bricks that it adds."""
 

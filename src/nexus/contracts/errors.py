@@ -27,6 +27,7 @@ exception a Python programmer would catch, with ``errno`` and ``filename`` set::
     |-- EndOfStreamError            EOFError                  ENODATA
     |-- LockOrderError              RuntimeError              EDEADLK
     |-- EventsLost                  OSError                   EOVERFLOW
+    |-- MessagesLost                OSError                   EOVERFLOW
     |-- DataDirectoryLockedError    BlockingIOError           EWOULDBLOCK
     `-- StorageError                OSError                   EIO
         |-- NoSpaceError                                      ENOSPC
@@ -259,6 +260,29 @@ class EventsLost(NexusError, OSError):
     def __reduce__(self) -> tuple[Any, ...]:
         rebuild, arguments = super().__reduce__()
         return rebuild, arguments, {"revision": self.revision}
+
+
+class MessagesLost(NexusError, OSError):
+    """A subscriber fell behind and ``missed`` messages were dropped; the ones after them follow."""
+
+    code = _errno.EOVERFLOW
+    retryable = True
+
+    def __init__(
+        self,
+        operation: str,
+        path: str | None,
+        reason: str,
+        *,
+        hint: str | None = None,
+        missed: int = 0,
+    ) -> None:
+        super().__init__(operation, path, reason, hint=hint)
+        self.missed = missed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild, arguments = super().__reduce__()
+        return rebuild, arguments, {"missed": self.missed}
 
 
 class DataDirectoryLockedError(NexusError, BlockingIOError):

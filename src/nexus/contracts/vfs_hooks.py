@@ -286,6 +286,20 @@ class VFSRecorder(Protocol):
         """
 
 
+@runtime_checkable
+class VFSMeter(Protocol):
+    """Hears how long each call took, from RESOLVE to POST. One at a time."""
+
+    def on_call(
+        self, point: HookPoint[Any, Any], ctx: VFSContext, seconds: float, failed: bool, /
+    ) -> None:
+        """Take note of a call that has ended; ``failed`` says that it raised.
+
+        Called in the caller's thread, with no lock held: it counts and calls nothing. What it
+        raises is logged.
+        """
+
+
 class Interceptor(NamedTuple):
     """A PRE or a POST hook with the point it belongs to; see :func:`pre` and :func:`post`."""
 
@@ -318,3 +332,4 @@ class HookSpec(msgspec.Struct, frozen=True):
     interceptors: tuple[Interceptor, ...] = ()
     observers: tuple[Observation, ...] = ()
     recorder: VFSRecorder | None = None
+    meter: VFSMeter | None = None

@@ -17,11 +17,11 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from nexus.contracts.errors import InvalidArgumentError, NotSupportedError
+from nexus.contracts.errors import ClosedError, InvalidArgumentError, NotSupportedError
 from nexus.contracts.filesystem.syscalls import Precondition
-from nexus.contracts.metadata import DT_PIPE, ENTRY_TYPE_NAMES, FileMetadata
+from nexus.contracts.metadata import DT_PIPE, DT_STREAM, ENTRY_TYPE_NAMES, FileMetadata
 from nexus.contracts.object_store import Leftovers
 from nexus.contracts.stream_backend import StreamStore
 from nexus.core.pipe_manager import DEFAULT_PIPE_BYTES, Pipe, PipeManager
@@ -35,6 +35,8 @@ MAX_CHANNEL_BYTES: Final = 1 << 30
 
 class Channel(ABC):
     """What carries messages. Shared by all threads and event loops."""
+
+    entry_type: ClassVar[int]
 
     @abstractmethod
     def read(self, path: str, offset: int, timeout_s: float | None) -> bytes:
@@ -59,6 +61,8 @@ class Channel(ABC):
 
 class PipeChannel(Channel):
     """A pipe as the system calls see it."""
+
+    entry_type = DT_PIPE
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
@@ -86,6 +90,8 @@ class PipeChannel(Channel):
 
 class StreamChannel(Channel):
     """A stream as the system calls see it."""
+
+    entry_type = DT_STREAM
 
     def __init__(self, stream: Stream, backend_name: str) -> None:
         self._stream = stream
@@ -121,6 +127,7 @@ class Channels:
         self._pipes = PipeManager()
         self._streams = None if streams is None else StreamManager(streams, strict=strict)
         self._open: dict[str, Channel] = {}
+        self._paths: dict[str, str] = {}  # where each was when it was opened
 
     def check_kind(self, path: str, kind: int) -> None:
         """Raise unless a channel of a kind can be made here. Errors: NotSupportedError."""
@@ -147,6 +154,7 @@ class Channels:
         else:
             stream = self._streams.open(channel_id, meta.size)
             channel = StreamChannel(stream, self._streams.store.name)
+        self._paths[channel_id] = path
         return self._open.setdefault(channel_id, channel)
 
     def remove(self, path: str, meta: FileMetadata) -> None:
@@ -156,10 +164,22 @@ class Channels:
         """
         channel_id = _id_of(meta)
         self._open.pop(channel_id, None)
+        self._paths.pop(channel_id, None)
         if meta.entry_type == DT_PIPE:
             self._pipes.remove(channel_id, path)
         elif self._streams is not None:
             self._streams.remove(channel_id, path)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return every channel that is open, with the path at which it was opened first."""
+        rows = []
+        for channel_id, channel in list(self._open.items()):
+            row = {"path": self._paths.get(channel_id, ""), "entry_type": channel.entry_type}
+            try:
+                rows.append(row | channel.describe())
+            except ClosedError:
+                continue  # it was removed since
+        return sorted(rows, key=lambda row: str(row["path"]))
 
     def remove_leftovers(self, named: Iterable[FileMetadata], *, dry_run: bool) -> Leftovers:
         """Remove stored streams that no record names: a kill came between their two ends.

@@ -14,8 +14,7 @@ Invariants:
    inside of one itself. A call that waits is not counted: it calls no hook before it is again.
 4. A hook that has not returned in ``hang_timeout_s`` is reported once. It keeps its own caller
    waiting and nobody else.
-5. A point is in :attr:`KernelDispatch.live` exactly while something would be called for it. Whoever
-   chooses by that which way a call takes is told of every change, in order.
+5. A point is in :attr:`KernelDispatch.live` exactly while something would be called for it.
 
 Locks: ``_mutex`` guards the tables' replacement and the accounts of calls; no hook is called while
 it is held. It is taken before the observers' mutex.
@@ -27,7 +26,6 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -44,6 +42,7 @@ from nexus.contracts.vfs_hooks import (
     Interceptor,
     Observation,
     VFSContext,
+    VFSMeter,
     VFSObserver,
     VFSPathResolver,
     VFSPostHook,
@@ -56,6 +55,8 @@ from nexus.lib.paths import normalize, parent
 from nexus.lib.steps import Step, Steps
 
 HANG_TIMEOUT_S: Final = 30.0
+_LOOKS: Final = 32
+"""How often calls look for hooks that hang, in the time after which one does."""
 
 C = TypeVar("C", bound=VFSContext)
 R = TypeVar("R")
@@ -67,6 +68,12 @@ class _Registered(NamedTuple):
     owner: str
     item: Interceptor | VFSPathResolver
 
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What is called."""
+        item = self.item
+        return item.hook if isinstance(item, Interceptor) else item.try_resolve
+
 
 class _Tables(msgspec.Struct, frozen=True):
     """All hooks as of one moment. ``calls`` are those that see them, guarded by the mutex."""
@@ -77,29 +84,33 @@ class _Tables(msgspec.Struct, frozen=True):
     )
     by_prefix: Mapping[str, tuple[_Registered, ...]] = msgspec.field(default_factory=dict)
     without_prefix: tuple[_Registered, ...] = ()
+    meter: tuple[str, VFSMeter] | None = None
     calls: set[_Call] = msgspec.field(default_factory=set)
 
 
 class _Call:
-    """The account of one call: whose tables it sees, None while it waits, and what it commits."""
+    """The account of one call: whose tables it sees, None while it waits; the hook that it is in.
 
-    __slots__ = ("operation", "tables")
+    Its thread alone changes it, ``tables`` under the mutex. Who reports hooks that hang reads it
+    at any moment, so ``hook`` is set last.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("around", "hook", "operation", "point", "reported", "started", "tables")
+
+    def __init__(self, local: _Local) -> None:
+        self.around = local.innermost  # what the thread's mark is set back to
         self.tables: _Tables | None = None
-        self.operation = Operation()
-
-
-class _Running:
-    """A hook that is being called, for the report of those that hang."""
-
-    __slots__ = ("name", "operation", "reported", "started")
-
-    def __init__(self, name: str, started: float, operation: Operation | None) -> None:
-        self.name = name
-        self.started = started
-        self.operation = operation
+        self.operation: Operation | None = None
+        self.hook: _Registered | None = None
+        self.point: HookPoint[Any, Any] | None = None
+        self.started = 0.0
         self.reported = False
+
+
+class _Local(threading.local):
+    """Of a thread: its innermost call that is counted."""
+
+    innermost: _Call | None = None
 
 
 class KernelDispatch:
@@ -121,12 +132,12 @@ class KernelDispatch:
         self._store = store
         self._clock = clock
         self._hang_timeout_s = hang_timeout_s
-        self._local = threading.local()
+        self._local = _Local()
         self._mutex = threading.Lock()
         self._left = threading.Condition(self._mutex)
         self._tables = _Tables()
         self._retired: list[_Tables] = []  # guarded by _mutex, as is all below
-        self._running: set[_Running] = set()
+        self._next_look = clock() + hang_timeout_s / _LOOKS
         self._recorder: VFSRecorder | None = None
 
     # -- registration -------------------------------------------------------------------------
@@ -154,10 +165,11 @@ class KernelDispatch:
             place = _place_of(self._tables.registered, gone, len(kept))
             kept[place:place] = come
             self._set_recorder_locked(owner, old, new)
+            meter = self._next_meter_locked(owner, old, new)
             for observation in added:
                 self.observers.add(owner, *observation)
             self._retired.append(self._tables)
-            self._tables = _tables_of(tuple(kept))
+            self._tables = _tables_of(tuple(kept), meter)
             self._refresh_locked()
         for observation in removed:
             self.observers.remove(observation.observer)
@@ -175,6 +187,20 @@ class KernelDispatch:
         if gone is not None or come is not None:
             self._recorder = come
             self._store.chain = come.record if come is not None else None
+
+    def _next_meter_locked(
+        self, owner: str, old: HookSpec | None, new: HookSpec | None
+    ) -> tuple[str, VFSMeter] | None:
+        present = self._tables.meter
+        if old is not None and old.meter is not None:
+            if present is None or present[1] is not old.meter:
+                raise _wrong(owner, "the meter", "is not registered")
+            present = None
+        if new is None or new.meter is None:
+            return present
+        if present is not None:
+            raise _wrong(owner, "the meter", "is the second one; one measures all calls")
+        return owner, new.meter
 
     def register_pre(self, owner: str, point: HookPoint[C, R], hook: VFSPreHook[C]) -> None:
         """Call ``hook`` before every call at a point. Errors: InvalidArgumentError."""
@@ -213,7 +239,9 @@ class KernelDispatch:
     def _refresh_locked(self) -> None:
         observed = len(self.observers) > 0
         self._store.tap = self.observers.tap if observed else None
-        every = any(not isinstance(entry.item, Interceptor) for entry in self._tables.registered)
+        every = self._tables.meter is not None or any(
+            not isinstance(entry.item, Interceptor) for entry in self._tables.registered
+        )
         hooked = {point for point, _ in self._tables.hooks}
         self._set_live(
             point for point in POINTS if every or point in hooked or (observed and point.mutates)
@@ -225,7 +253,7 @@ class KernelDispatch:
 
     def _drain(self, owner: str) -> None:
         """Wait until no other call sees a table that was replaced."""
-        inside = bool(self._local.__dict__.get("calls"))
+        inside = self._local.innermost is not None
 
         def is_drained() -> bool:
             self._retired = [old for old in self._retired if old.calls]
@@ -240,31 +268,51 @@ class KernelDispatch:
 
     def run(self, point: HookPoint[C, R], ctx: C, call: Callable[[C], R]) -> R:
         """Take one call through its phases. Errors: those of resolvers, PRE hooks and the call."""
-        account = _Call()
-        with self._counted(account), self.observers.operation() as account.operation:
+        account = _Call(self._local)
+        started, failed = self._clock(), True
+        try:
+            self._begin(account)
+            result: R
             handled = self._before(account, point, ctx)
             if handled is not None:
-                return handled.result  # type: ignore[no-any-return]
-            result = call(ctx)
-            self._after(account, point, ctx, result)
+                result = handled.result
+            else:
+                result = call(ctx)
+                self._after(account, point, ctx, result)
+            failed = False
             return result
+        finally:
+            self._end(account)
+            self._measure(point, ctx, started, failed)
 
     def steps(self, point: HookPoint[C, R], ctx: C, call: Callable[[C], Steps[R]]) -> Steps[R]:
         """As :meth:`run`, for a call that may wait, in a thread or a task.
 
         It is not counted while it waits. Where a task waits, hooks run in the event loop's thread.
         """
-        account = _Call()
-        phases = self._phases(account, point, ctx, call)
+        account = _Call(self._local)
+        started, failed = self._clock(), True
+        try:
+            result = yield from self._counted(account, self._phases(account, point, ctx, call))
+            failed = False
+            return result
+        finally:
+            self._measure(point, ctx, started, failed)
+
+    def _counted(self, account: _Call, phases: Steps[R]) -> Steps[R]:
+        """Take a call through its phases, counted between the times in which it waits."""
         resume: Callable[[], Step] = phases.__next__
         try:
             while True:
-                with self._counted(account), self.observers.operation() as account.operation:
-                    try:
-                        at = resume()
-                    except StopIteration as done:
-                        result: R = done.value
-                        return result
+                account.around = self._local.innermost
+                try:
+                    self._begin(account)
+                    at = resume()
+                except StopIteration as done:
+                    result: R = done.value
+                    return result
+                finally:
+                    self._end(account)
                 try:
                     found = yield at
                 except BaseException as error:  # noqa: BLE001 - handed to the call
@@ -292,93 +340,116 @@ class KernelDispatch:
         self, account: _Call, point: HookPoint[Any, Any], ctx: VFSContext
     ) -> Handled | None:
         tables = _tables_seen(account)
-        for resolver in _resolvers_for(tables, ctx.path):
-            with self._timed(resolver, point, "resolver"):
-                handled = resolver.item.try_resolve(point, ctx)  # type: ignore[union-attr]
-            if handled is not None:
-                return handled
+        if tables.by_prefix or tables.without_prefix:
+            for resolver in _resolvers_for(tables, ctx.path):
+                handled = self._call_hook(account, resolver, point, (point, ctx))
+                if handled is not None:
+                    return handled  # type: ignore[no-any-return]
         for entry in tables.hooks.get((point, PRE), ()):
-            with self._timed(entry, point, "pre hook"):
-                entry.item.hook(ctx)  # type: ignore[union-attr]
+            self._call_hook(account, entry, point, (ctx,))
         return None
 
     def _after(
         self, account: _Call, point: HookPoint[Any, Any], ctx: VFSContext, result: object
     ) -> None:
         for entry in _tables_seen(account).hooks.get((point, POST), ()):
-            self._call_post(entry, point, ctx, result, account.operation)
+            try:
+                self._call_hook(account, entry, point, (ctx, result))
+            except Exception:  # noqa: BLE001 - the boundary of post-hook dispatch
+                _log.exception(
+                    "post hook of %s failed after %s %s", entry.owner, point.name, ctx.path
+                )
 
-    def _call_post(
+    def _call_hook(
         self,
+        account: _Call,
         entry: _Registered,
         point: HookPoint[Any, Any],
-        ctx: VFSContext,
-        result: object,
-        operation: Operation,
-    ) -> None:
+        arguments: tuple[Any, ...],
+    ) -> Any:
+        account.started = started = self._clock()
+        account.point, account.reported = point, False
+        account.hook = entry
         try:
-            with self._timed(entry, point, "post hook", operation):
-                entry.item.hook(ctx, result)  # type: ignore[union-attr]
-        except Exception:  # noqa: BLE001 - the boundary of post-hook dispatch
-            _log.exception("post hook of %s failed after %s %s", entry.owner, point.name, ctx.path)
+            return entry.function(*arguments)
+        finally:
+            if self._clock() - started > self._hang_timeout_s:
+                with self._mutex:
+                    self._report_if_overdue_locked(account)
+            account.hook = None
 
-    @contextmanager
-    def _counted(self, account: _Call) -> Iterator[None]:
-        """Let a call see the tables of this moment, for the length of a block in this thread."""
+    def _begin(self, account: _Call) -> None:
+        """Let a call see the tables of this moment, and collect what it commits in this thread."""
+        self._local.innermost = account
         with self._mutex:
+            if self._clock() >= self._next_look:
+                self._report_overdue_locked()
             account.tables = self._tables
             account.tables.calls.add(account)
-        calls: list[_Call] = self._local.__dict__.setdefault("calls", [])
-        calls.append(account)
-        try:
-            yield
-        finally:
-            calls.remove(account)
-            with self._left:
+        if self.observers:
+            # Who begins to observe meanwhile gets the events of later calls alone.
+            account.operation = self.observers.begin()
+
+    def _end(self, account: _Call) -> None:
+        if account.operation is not None:
+            self.observers.end(account.operation)
+            account.operation = None
+        with self._mutex:
+            if account.tables is not None:
                 account.tables.calls.discard(account)
                 account.tables = None
+            if self._retired:
                 self._left.notify_all()
+        self._local.innermost = account.around
 
-    @contextmanager
-    def _timed(
-        self,
-        entry: _Registered,
-        point: HookPoint[Any, Any],
-        what: str,
-        operation: Operation | None = None,
-    ) -> Iterator[None]:
-        running = _Running(f"{what} of {entry.owner} at {point.name}", self._clock(), operation)
-        with self._mutex:
-            self._report_overdue_locked()
-            self._running.add(running)
+    def _measure(
+        self, point: HookPoint[Any, Any], ctx: VFSContext, started: float, failed: bool
+    ) -> None:
+        """Tell the meter of a call. One that came or went meanwhile hears of it, or does not."""
+        if self._tables.meter is None:
+            return
+        account = _Call(self._local)
         try:
-            yield
+            self._begin(account)
+            owner, meter = _tables_seen(account).meter or ("", None)
+            try:
+                if meter is not None:
+                    meter.on_call(point, ctx, self._clock() - started, failed)
+            except Exception:  # noqa: BLE001 - the boundary of post-hook dispatch
+                _log.exception("meter of %s failed after %s %s", owner, point.name, ctx.path)
         finally:
-            with self._mutex:
-                self._report_overdue_locked()
-                self._running.discard(running)
+            self._end(account)
 
     def report_overdue(self) -> None:
-        """Report hooks and observers that hang; every mediated call does so by the way."""
+        """Report hooks and observers that hang; mediated calls do so by the way."""
         with self._mutex:
             self._report_overdue_locked()
         self.observers.report_overdue()
 
     def _report_overdue_locked(self) -> None:
-        now = self._clock()
-        for running in self._running:
-            late_s = now - running.started
-            if late_s > self._hang_timeout_s and not running.reported:
-                running.reported = True
-                _log.error("%s has not returned for %g s", running.name, late_s)
-                if running.operation is not None:
-                    # What it committed must not keep the commits after it from observers.
-                    self.observers.release(running.operation)
+        self._next_look = self._clock() + self._hang_timeout_s / _LOOKS
+        for tables in (*self._retired, self._tables):
+            for account in tables.calls:
+                self._report_if_overdue_locked(account)
+
+    def _report_if_overdue_locked(self, account: _Call) -> None:
+        hook, point, late_s = account.hook, account.point, self._clock() - account.started
+        if hook is None or point is None or account.reported or late_s <= self._hang_timeout_s:
+            return
+        account.reported = True
+        what = f"{_kind(hook)} of {hook.owner} at {point.name}"
+        _log.error("%s has not returned for %g s", what, late_s)
+        if account.operation is not None:
+            # What it committed must not keep the commits after it from observers.
+            self.observers.release(account.operation)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return every hook there is, in the order in which they are called at their point."""
-        return [_row(entry) for entry in self._tables.registered] + [
-            {"kind": "observer", "point": None, **row} for row in self.observers.rows()
+        tables = self._tables
+        return [
+            *(_row(entry) for entry in tables.registered),
+            *_meter_rows(tables.meter),
+            *({"kind": "observer", "point": None, **row} for row in self.observers.rows()),
         ]
 
     def in_forked_child(self) -> None:
@@ -405,6 +476,8 @@ def check_spec(owner: str, spec: object) -> None:
         _check_observation(owner, observation)
     if spec.recorder is not None:
         _check_recorder(owner, spec.recorder)
+    if spec.meter is not None:
+        _check_meter(owner, spec.meter)
 
 
 def _check_interceptor(owner: str, interceptor: object) -> None:
@@ -448,6 +521,14 @@ def _check_recorder(owner: str, recorder: object) -> None:
         raise _wrong(owner, what, "has record(events, revision, previous)")
     rule = "is called as record(events, revision, previous)"
     _check_callable(owner, what, recorder.record, 3, rule)
+
+
+def _check_meter(owner: str, meter: object) -> None:
+    what = f"the meter {type(meter).__name__}"
+    if not isinstance(meter, VFSMeter):
+        raise _wrong(owner, what, "has on_call(point, ctx, seconds, failed)")
+    rule = "is called as on_call(point, ctx, seconds, failed)"
+    _check_callable(owner, what, meter.on_call, 4, rule)
 
 
 def _check_callable(owner: str, what: str, hook: object, takes: int, rule: str) -> None:
@@ -502,7 +583,7 @@ def _place_of(registered: Sequence[_Registered], gone: Sequence[_Registered], de
     return min((registered.index(entry) for entry in gone), default=default)
 
 
-def _tables_of(registered: tuple[_Registered, ...]) -> _Tables:
+def _tables_of(registered: tuple[_Registered, ...], meter: tuple[str, VFSMeter] | None) -> _Tables:
     hooks: dict[tuple[HookPoint[Any, Any], str], tuple[_Registered, ...]] = {}
     by_prefix: dict[str, tuple[_Registered, ...]] = {}
     without_prefix: tuple[_Registered, ...] = ()
@@ -516,7 +597,7 @@ def _tables_of(registered: tuple[_Registered, ...]) -> _Tables:
                 by_prefix[at] = (*by_prefix.get(at, ()), entry)
         else:
             without_prefix = (*without_prefix, entry)
-    return _Tables(registered, hooks, by_prefix, without_prefix)
+    return _Tables(registered, hooks, by_prefix, without_prefix, meter)
 
 
 def _tables_seen(account: _Call) -> _Tables:
@@ -536,8 +617,18 @@ def _resolvers_for(tables: _Tables, path: str) -> Iterator[_Registered]:
     yield from tables.without_prefix
 
 
+def _kind(entry: _Registered) -> str:
+    return f"{entry.item.phase} hook" if isinstance(entry.item, Interceptor) else "resolver"
+
+
 def _row(entry: _Registered) -> dict[str, Any]:
     if isinstance(entry.item, Interceptor):
         point, phase, hook = entry.item
         return {"owner": entry.owner, "kind": phase, "point": point.name, "hook": _name(hook)}
     return {"owner": entry.owner, "kind": "resolver", "point": None, "hook": _name(entry.item)}
+
+
+def _meter_rows(meter: tuple[str, VFSMeter] | None) -> list[dict[str, Any]]:
+    if meter is None:
+        return []
+    return [{"owner": meter[0], "kind": "meter", "point": None, "hook": _name(meter[1])}]

@@ -145,6 +145,15 @@ class FileWatcher:
         """Return the paths that somebody waits for at the moment."""
         return sorted({interest.path for interest in list(self._queues)})
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return what is waited for at the moment, and by how many, sorted by path."""
+        with self._mutex:
+            waits = [(interest, len(queue)) for interest, queue in self._queues.items()]
+        return [
+            {"path": at.path, "recursive": at.recursive, "zone_id": at.zone_id, "waiting": waiting}
+            for at, waiting in sorted(waits)
+        ]
+
     def close(self) -> None:
         """End every wait with ClosedError, and refuse to begin more. Idempotent."""
         with self._mutex:

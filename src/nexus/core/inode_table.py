@@ -34,7 +34,7 @@ from nexus.contracts.errors import ConflictError, CorruptionError, InvalidArgume
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import DT_DIR, FileMetadata, Stat
 from nexus.core.sealed_store import (
-    CHAIN_TIP,
+    CHAIN,
     Mutation,
     Sealed,
     SealedStore,
@@ -553,7 +553,7 @@ def journal(store: SealedStore, after: tuple[int, int] = (0, 0)) -> Iterator[Fil
 
 def commit_records(store: SealedStore, after: int) -> Iterator[Sealed]:
     """Yield the records that recorders stored with commits, oldest first, after a revision."""
-    yield from store.iterate(CHAIN_TIP, CHAIN_TIP + revision_key(after))
+    yield from store.iterate(CHAIN, CHAIN + revision_key(after))
 
 
 class ParsedKey(NamedTuple):
@@ -571,9 +571,8 @@ def parse_key(key: bytes) -> ParsedKey | None:
     try:
         if keyspace == "J" and len(key) == 13:
             return ParsedKey("J", "", "", f"revision {int.from_bytes(key[1:9], 'big')}")
-        if keyspace == "A" and len(key) in (1, 9):
-            where = f"revision {revision_of(key)}" if len(key) == 9 else "the tip"
-            return ParsedKey("A", "", "", f"the record of a commit, {where}")
+        if keyspace == "A" and len(key) == 9:
+            return ParsedKey("A", "", "", f"the record of a commit, revision {revision_of(key)}")
         if key == b"B":
             return ParsedKey("B", "", "", "the barrier")
         if keyspace == "L":

@@ -373,6 +373,9 @@ class InodeVolume(TreeVolume):
         inode = self.table.get(relative)
         return inode.meta if inode and inode.meta.channel_id is not None else None
 
+    def channel_rows(self) -> list[Stat]:
+        return self.channels.rows()
+
     # -- removing, moving, copying ------------------------------------------------------------
 
     def remove(self, txn: Transaction, relative: str, recursive: bool, actor: Actor) -> int:

@@ -116,6 +116,11 @@ class NexusFS(NexusFilesystem):
             lambda path, after: tree.versions(path, context.zone_id, after),
             lambda: self.waiting.locks.holds(ROOT_ZONE_ID),
             self.services.rows,
+            {
+                "channels": lambda: [r for volume in self.volumes() for r in volume.channel_rows()],
+                "hooks": self.dispatch.rows,
+                "watches": self.waiting.watcher.rows,
+            },
         )
         fork_guard.watch(self)
         self.router.add(

@@ -24,8 +24,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -43,10 +42,11 @@ _log = logging.getLogger(__name__)
 class Operation:
     """One mediated call: the commits it makes."""
 
-    __slots__ = ("commits",)
+    __slots__ = ("commits", "outer")
 
-    def __init__(self) -> None:
+    def __init__(self, outer: Operation | None) -> None:
         self.commits: list[_Commit] = []
+        self.outer = outer  # the one that this thread was in before
 
 
 class _Commit:
@@ -179,16 +179,15 @@ class ObserverHub:
 
     # -- commits ------------------------------------------------------------------------------
 
-    @contextmanager
-    def operation(self) -> Iterator[Operation]:
-        """Collect what this thread commits in the block; hand it out when it is left."""
-        outer = getattr(self._local, "operation", None)
-        operation = self._local.operation = Operation()
-        try:
-            yield operation
-        finally:
-            self._local.operation = outer
-            self.release(operation)
+    def begin(self) -> Operation:
+        """Collect what this thread commits until :meth:`end`, which hands it out."""
+        operation = self._local.operation = Operation(getattr(self._local, "operation", None))
+        return operation
+
+    def end(self, operation: Operation) -> None:
+        """Stop collecting, and let observers have what was."""
+        self._local.operation = operation.outer
+        self.release(operation)
 
     def tap(self, events: Sequence[FileEvent]) -> Callable[[int], None] | None:
         """Return what to call, within the commit's turn, once these events are committed."""

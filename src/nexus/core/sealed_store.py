@@ -42,13 +42,13 @@ from nexus.lib.lock_order import Level, ordered_lock
 
 _PREFIX_BYTES = 16  # seal, revision; both big-endian
 _REVISION = struct.Struct(">Q")  # big-endian, so that it sorts in keys
-_HEAD = struct.Struct("<QQQQ")  # revision, records, sum of seals, first revision in the journal
+_HEAD = struct.Struct("<QQQQQ")  # the fields of Head
 _HEAD_KEY = b"K"  # next to the newest journal entry, for one page less in each commit
 _MASK = (1 << 64) - 1
 _GROUP_LIMIT = 256
 SCAN_PAGE = 512
-CHAIN_TIP = b"A"
-"""Key of the newest record of a commit; followed by a revision, of the one of that commit."""
+CHAIN = b"A"
+"""Followed by a revision, the key of the record of that commit."""
 
 _FSCK_HINT = "run `nexus fsck`; `nexus fsck --repair` restores what has a second copy"
 
@@ -69,6 +69,8 @@ class Head(NamedTuple):
     records: int = 0
     seal_sum: int = 0
     journal_start: int = 1
+    chain_end: int = 0
+    """The revision of the newest commit with a record of its own; 0 for none."""
 
 
 Chain = Callable[[Sequence[Any], int, bytes], bytes]
@@ -157,6 +159,7 @@ class SealedStore:
         self._turn = ordered_lock(Level.THREAD)
         self._queue: deque[_Ticket] = deque()
         self._head: Head | None = None  # guarded by _turn; None: read it before the next commit
+        self._newest_link = (0, b"")  # guarded by _turn: a revision, and the record of its commit
         self._head_version = 0
         self.commits = 0  # of this process; guarded by _turn
         self._on_uncertain: list[Callable[[], None]] = []
@@ -296,12 +299,15 @@ class SealedStore:
         sealed = [(key, _seal(key, payload, revision_key(at))[0]) for key, payload, at in puts]
         self._store.commit(Batch(sealed, dropped), durable=True)
         revision, records, total = before.revision if before else 0, 0, 0
+        chain_end = 0
         for _, record in self.iterate_unverified():
             if record is not None:
+                if record.key.startswith(CHAIN):
+                    chain_end = record.revision
                 revision = max(revision, record.revision)
                 records += 1
                 total += record.seal
-        head = Head(revision, records, total & _MASK, revision + 1)
+        head = Head(revision, records, total & _MASK, revision + 1, chain_end)
         if before is not None and head[:3] == before[:3]:
             head = before
         value, _ = _seal(_HEAD_KEY, _HEAD.pack(*head), revision_key(head.revision))
@@ -343,8 +349,16 @@ class SealedStore:
                 self._head, self._head_version = Head(), 0
             else:
                 payload = self._open(_HEAD_KEY, found[0]).payload
-                self._head, self._head_version = Head._make(_HEAD.unpack(payload)), found[1]
+                fields = _HEAD.unpack(payload.ljust(_HEAD.size, b"\0"))  # early ones have fewer
+                self._head, self._head_version = Head._make(fields), found[1]
         return self._head
+
+    def _link_locked(self, revision: int) -> bytes:
+        """Return the record of a commit, empty where it has none."""
+        if revision and self._newest_link[0] == revision:
+            return self._newest_link[1]
+        record = self.get(CHAIN + _REVISION.pack(revision)) if revision else None
+        return record.payload if record else b""
 
     def _commit_group_locked(self, own: _Ticket) -> None:
         """Commit what is queued, and answer ``own`` if only to say that it was lost."""
@@ -392,12 +406,12 @@ class SealedStore:
 
     def _apply_locked(self, tickets: list[_Ticket]) -> None:
         head = self._load_head_locked()
-        revision, records, total, start = head
+        revision, records, total, start, chain_end = head
         puts: dict[bytes, bytes] = {}
         deletes: dict[bytes, None] = {}
         durable = False
         reclaim = True
-        tip: Sealed | None = None
+        link: bytes | None = None
         committed = 0
         for ticket in tickets:
             mutation = ticket.mutation
@@ -431,17 +445,16 @@ class SealedStore:
                 records += 1
                 total += seal
             if mutation.chain is not None:
-                last = tip or self.get(CHAIN_TIP)
-                link = mutation.chain(revision, last.payload if last else b"")
-                puts[CHAIN_TIP + at], seal = _seal(CHAIN_TIP + at, link, at)
-                puts[CHAIN_TIP], tip_seal = _seal(CHAIN_TIP, link, at)
-                records += 1 if last else 2
-                total += seal + tip_seal - (last.seal if last else 0)
-                tip = Sealed(CHAIN_TIP, link, revision, tip_seal)
+                previous = self._link_locked(chain_end) if link is None else link
+                link = mutation.chain(revision, previous)
+                puts[CHAIN + at], seal = _seal(CHAIN + at, link, at)
+                records += 1
+                total += seal
+                chain_end = revision
             start = max(start, mutation.journal_start or start)
         if not committed:
             return
-        new = Head(revision, records, total & _MASK, start)
+        new = Head(revision, records, total & _MASK, start, chain_end)
         puts[_HEAD_KEY], _ = _seal(_HEAD_KEY, _HEAD.pack(*new), _REVISION.pack(revision))
         self._head_version = self._store.commit(
             Batch(list(puts.items()), list(deletes)),
@@ -449,6 +462,8 @@ class SealedStore:
             durable=durable,
             reclaim=reclaim,
         )
+        if link is not None:
+            self._newest_link = (chain_end, link)
         self._head = new
         self.commits += committed
         for ticket in tickets:

@@ -390,7 +390,7 @@ def _count_hooks(spec: HookSpec | None) -> int:
     if spec is None:
         return 0
     hooks = len(spec.resolvers) + len(spec.interceptors) + len(spec.observers)
-    return hooks + (spec.recorder is not None)
+    return hooks + (spec.recorder is not None) + (spec.meter is not None)
 
 
 def _start(instance: object) -> None:

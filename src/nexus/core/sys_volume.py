@@ -3,14 +3,15 @@
 Layer: core. Unix counterpart: procfs. ``journal`` lists the committed changes, ``locks`` the
 advisory locks that are held, ``mounts`` the mount table, ``records`` what a recorder stored with
 each commit, ``services`` the services and their states, ``versions/PATH`` what history keeps of a
-path; all by ``sys_readdir``. A service is a file as well: reading it gives what the listing shows,
+path, ``hooks``, ``watches`` and ``channels`` what is registered, watched and open at the moment;
+all by ``sys_readdir``. A service is a file as well: reading it gives what the listing shows,
 as JSON. Entries are made when asked for; nothing is stored here. The revision of ``journal`` is
 that of the last commit: where a watch begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -45,7 +46,10 @@ _LARGEST_SEQUENCE = {1: _LARGEST, 2: (1 << 32) - 1}
 """What the last part of a cursor can be: a revision, or a sequence within one."""
 VIEW_PAGE = 10_000
 """Entries in a page of a view that is asked for without a limit."""
-_DIRECTORIES = ("journal", "locks", "mounts", "records", "services", "versions")
+_DIRECTORIES = (
+    *("channels", "hooks", "journal", "locks", "mounts"),
+    *("records", "services", "versions", "watches"),
+)
 
 
 class SysVolume(Volume):
@@ -65,7 +69,9 @@ class SysVolume(Volume):
         list_versions: Callable[[str, int], Iterator[Stat]],
         list_locks: Callable[[], list[LockHold]],
         list_services: Callable[[], list[Stat]],
+        list_moment: Mapping[str, Callable[[], list[Stat]]],
     ) -> None:
+        self._list_moment = list_moment
         self._list_locks = list_locks
         self._store = store
         self._zone_id = zone_id
@@ -100,6 +106,11 @@ class SysVolume(Volume):
             return _page(locks, limit, details, "locks")
         if relative == "/journal":
             return _page(self._journal(_position(cursor, 2)), limit, details, "journal")
+        if relative[1:] in self._list_moment:
+            (after,) = _position(cursor, 1)
+            listed = self._list_moment[relative[1:]]()
+            numbered = ((str(at), row) for at, row in enumerate(listed, 1) if at > after)
+            return _page(numbered, limit, details, relative[1:])
         if relative == "/versions" or relative.startswith("/versions/"):
             path = relative.removeprefix("/versions") or "/"
             (after,) = _position(cursor, 1)

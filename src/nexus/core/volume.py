@@ -245,6 +245,10 @@ class Volume(ABC):
         """Return the record of the pipe or stream at a path, None where none is."""
         return None
 
+    def channel_rows(self) -> list[Stat]:
+        """Return what there is to know of each channel that is open."""
+        return []
+
     @abstractmethod
     def set_attributes(
         self, txn: Transaction, relative: str, attrs: dict[str, Any], actor: Actor

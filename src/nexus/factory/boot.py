@@ -17,15 +17,18 @@ import msgspec
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.deployment_profile import AUTO
-from nexus.contracts.errors import ConfigError
+from nexus.contracts.errors import ConfigError, PathNotFoundError, StorageError
+from nexus.contracts.metadata import Stat
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import TransportABC
+from nexus.contracts.protocols.brick import BrickContext, Look
 from nexus.core import fork_guard
 from nexus.core.flusher import Flusher
 from nexus.core.nexus_fs import NexusFS
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.core.volume import Actor
 from nexus.factory import orchestrator
+from nexus.factory.caches import DEFAULT_CACHE_STORE, check_cache_store, open_cache_store
 from nexus.factory.data_directory import CONTENT, METASTORE, DataDirectory, default_path
 from nexus.factory.drivers import DriverRegistry, read_label
 from nexus.factory.streams import DEFAULT_STREAMS
@@ -50,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True):
     profile: str = AUTO
     enable: tuple[str, ...] = ()
     disable: tuple[str, ...] = ()
+    cache_store: str = DEFAULT_CACHE_STORE
     accept_loss: bool = False
 
 
@@ -62,6 +66,7 @@ def boot(
     """Return a running embedded filesystem. Errors: those of the steps, with nothing left open."""
     durable = _durable(settings)
     bricks = orchestrator.plan(settings.profile, settings.enable, settings.disable)
+    check_cache_store(settings.cache_store)
     context = OperationContext(settings.user or _local_user(), is_admin=True)
     disk = disk or Disk()
     with ExitStack() as undo:
@@ -98,12 +103,34 @@ def boot(
     if storage.metastore.capabilities.persistent and not durable:
         nx.on_closing(Flusher(nx.sync).stop)
     nx.on_close(lambda: storage.release(synced=nx.closed_cleanly))
-    try:
-        orchestrator.start(nx, bricks, clock_ns)
-    except BaseException:
-        nx.close()
-        raise
+    if bricks:
+        try:
+            cache = open_cache_store(settings.cache_store)
+            nx.on_close(cache.close)
+            given = BrickContext(nx, clock_ns, look_of(nx), cache, storage.folder)
+            orchestrator.start(nx, bricks, given)
+        except BaseException:
+            nx.close()
+            raise
+    else:
+        nx.bootstrap()
     return nx
+
+
+def look_of(nx: NexusFS) -> Look:
+    """Return how hooks look at what is there."""
+
+    def look(path: str, zone_id: str) -> Stat | None:
+        try:
+            route = nx.router.route(path, zone_id)
+        except PathNotFoundError:
+            return None  # a zone in which nothing is mounted
+        if route.mount.volume is None:
+            reason = f"the mount {route.point} is unavailable: {route.mount.problem}"
+            raise StorageError("stat", path, reason)
+        return route.mount.volume.stat(route.relative)
+
+    return look
 
 
 def _recover(nx: NexusFS, actor: Actor, *, accept_loss: bool) -> None:
@@ -143,6 +170,7 @@ class _Storage:
         self.owner_id = directory.descriptor.id if directory else os.urandom(8).hex()
         self.was_left_synced = directory is None or directory.was_left_synced
         self.was_cut_off = directory is not None and directory.was_cut_off
+        self.folder = directory.path if directory else None
         self.place = folder_place(os.path.realpath(directory.path)) if directory else ()
         self._directory = directory
         self._undo = undo

@@ -7,6 +7,7 @@ Layer: factory. One process owns a data directory at a time. Layout::
     nexus.json     what the directory is: format, metastore driver, id; written last at creation
     meta.db*       the metastore
     content/       the content store of the root mount
+    statistics.json  what the owner is doing, while the service metrics runs
 
 Invariant: a directory without a descriptor has acknowledged nothing, so a creation that was
 killed is simply finished by the next one.

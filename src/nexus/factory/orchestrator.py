@@ -9,7 +9,7 @@ systemd reaching a target.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -32,11 +32,11 @@ def plan(profile: str, enable: Iterable[str], disable: Iterable[str]) -> list[Br
     )
 
 
-def start(nx: NexusFS, bricks: list[Brick], clock_ns: Callable[[], int]) -> None:
+def start(nx: NexusFS, bricks: list[Brick], context: BrickContext) -> None:
     """Make the services, enlist them and start them. Errors: theirs, InvalidArgumentError."""
     independent = [brick.result_key for brick in bricks if brick.tier == INDEPENDENT]
     for brick in bricks:
-        service = make(brick, BrickContext(nx, clock_ns))
+        service = make(brick, context)
         needs = independent if brick.tier == DEPENDENT else []
         nx.sys_setattr(f"{SERVICES_POINT}/{brick.result_key}", service=service, depends_on=needs)
     nx.bootstrap()

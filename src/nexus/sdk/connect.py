@@ -61,6 +61,10 @@ KEYS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "profile": (_text, f"which services to start: auto, {', '.join(PROFILES)}"),
     "enable": (_names, "services to start besides those of the profile"),
     "disable": (_names, "services of the profile not to start"),
+    "cache_store": (
+        _text,
+        "where services keep values for a while and exchange messages; memory, null",
+    ),
     "metastore": (_text, "driver of the metastore in the data directory; sqlite"),
     "durability": (_text, "ordered or strict"),
     "retention_days": (_number, "how long history is kept"),

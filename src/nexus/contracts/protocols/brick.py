@@ -15,21 +15,35 @@ Unix counterpart: the ``module_init`` line and the MODULE_* macros of a kernel m
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
+from nexus.contracts.cache_store import CacheStoreABC
 from nexus.contracts.filesystem import NexusFilesystem
+from nexus.contracts.metadata import Stat
 
 INDEPENDENT = "independent"
 DEPENDENT = "dependent"
 
 
+Look: TypeAlias = Callable[[str, str], Stat | None]
+"""Return the attributes of a canonical path in a zone, None where nothing is: past every hook."""
+
+
 class BrickContext(msgspec.Struct, frozen=True):
-    """What a service is made from. ``nx`` acts as an administrator; ``clock_ns`` is Unix time."""
+    """What a service is made from. ``nx`` acts as an administrator; ``clock_ns`` is Unix time.
+
+    ``look`` is for hooks that decide on a call by what is there: no hook is called for it.
+    ``cache`` is shared by all services, so that each names its keys and topics after itself.
+    ``folder`` is the data directory, for what other processes may look at; None in memory.
+    """
 
     nx: NexusFilesystem
     clock_ns: Callable[[], int]
+    look: Look
+    cache: CacheStoreABC
+    folder: str | None = None
 
 
 class Brick(msgspec.Struct, frozen=True):

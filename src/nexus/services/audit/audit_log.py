@@ -30,12 +30,28 @@ _RECORDS: Final = "/__sys__/records"
 _PAGE: Final = 1000
 
 
-class AuditRecord(msgspec.Struct, frozen=True):
+class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """One event as it is recorded; what has no value is left out."""
+
+    kind: str
+    path: str
+    user_id: str
+    timestamp_ns: int
+    zone_id: str
+    new_path: str | None = None
+    etag: str = ""
+    size: int = 0
+    version: int = 0
+    agent_id: str | None = None
+    run_id: str | None = None
+
+
+class AuditRecord(msgspec.Struct, frozen=True, gc=False):
     """What is stored with a commit, as JSON. ``previous`` is empty in the first record."""
 
     revision: int
     previous: str
-    events: list[dict[str, Any]]
+    events: list[AuditEvent]
 
 
 _encode = msgspec.json.Encoder().encode
@@ -55,7 +71,7 @@ class AuditLog:
     def record(self, events: Sequence[FileEvent], revision: int, previous: bytes, /) -> bytes:
         """Return the record of a commit."""
         digest = hex_digest(previous) if previous else ""
-        return _encode(AuditRecord(revision, digest, [_fields(event) for event in events]))
+        return _encode(AuditRecord(revision, digest, [_recorded(event) for event in events]))
 
     def query(
         self,
@@ -70,10 +86,10 @@ class AuditLog:
             for event in _decoded(revision, payload).events:
                 if (
                     (wanted is None or _concerns(event, wanted))
-                    and (user_id is None or event["user_id"] == user_id)
-                    and (run_id is None or event["run_id"] == run_id)
+                    and (user_id is None or event.user_id == user_id)
+                    and (run_id is None or event.run_id == run_id)
                 ):
-                    yield {"revision": revision, **event}
+                    yield {"revision": revision, **msgspec.structs.asdict(event)}
 
     def verify(self, tip: str | None = None) -> ChainReport:
         problems: list[str] = []
@@ -103,20 +119,20 @@ class AuditLog:
             cursor = page.next_cursor
 
 
-def _fields(event: FileEvent) -> dict[str, Any]:
-    return {
-        "kind": event.kind,
-        "path": event.path,
-        "new_path": event.new_path,
-        "etag": event.etag,
-        "size": event.size,
-        "version": event.version,
-        "user_id": event.user_id,
-        "agent_id": event.agent_id,
-        "run_id": event.run_id,
-        "zone_id": event.zone_id,
-        "timestamp_ns": event.timestamp_ns,
-    }
+def _recorded(event: FileEvent) -> AuditEvent:
+    return AuditEvent(
+        event.kind,
+        event.path,
+        event.user_id,
+        event.timestamp_ns,
+        event.zone_id,
+        event.new_path,
+        event.etag,
+        event.size,
+        event.version,
+        event.agent_id,
+        event.run_id,
+    )
 
 
 def _decoded(revision: int, payload: bytes) -> AuditRecord:
@@ -127,6 +143,6 @@ def _decoded(revision: int, payload: bytes) -> AuditRecord:
         raise CorruptionError("audit", None, reason) from error
 
 
-def _concerns(event: dict[str, Any], path: str) -> bool:
-    paths = [event["path"]] + ([event["new_path"]] if event["new_path"] else [])
+def _concerns(event: AuditEvent, path: str) -> bool:
+    paths = [event.path] + ([event.new_path] if event.new_path else [])
     return any(is_same_or_below(found, path) for found in paths)

@@ -14,4 +14,4 @@ PROTOCOL = PermissionProtocol
 
 def create(context: BrickContext) -> PermissionCheckHook:
     """Return the service, with no hook registered yet."""
-    return PermissionCheckHook(context.nx)
+    return PermissionCheckHook(context.nx, context.look)

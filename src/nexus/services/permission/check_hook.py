@@ -1,7 +1,7 @@
 """PermissionCheckHook: owner and mode checks before every call. The default is to deny.
 
 Layer: services. It hooks every point, so that a call it has no rule for is refused rather than
-let through; it reads attributes as an administrator, who is never checked. It keeps no state.
+let through; it looks at attributes past every hook. It keeps no state.
 Unix counterpart: ``generic_permission``, without the search bit: an entry decides for itself,
 not the directories above it.
 
@@ -35,6 +35,7 @@ from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import AccessDeniedError
 from nexus.contracts.filesystem import NexusFilesystem
 from nexus.contracts.metadata import Stat
+from nexus.contracts.protocols.brick import Look
 from nexus.contracts.protocols.permission import READ_ACCESS, WRITE_ACCESS
 from nexus.contracts.vfs_hooks import (
     BATCH,
@@ -88,8 +89,9 @@ Rule = Callable[[C], None]
 class PermissionCheckHook:
     """Checks every call of everybody but administrators. Shared by all threads."""
 
-    def __init__(self, nx: NexusFilesystem) -> None:
+    def __init__(self, nx: NexusFilesystem, look: Look) -> None:
         self._nx = nx
+        self._look = look
 
     def hook_spec(self) -> HookSpec:
         """Return a check for every point there is."""
@@ -218,7 +220,7 @@ class PermissionCheckHook:
         self, operation: str, ctx: VFSContext, access: int, *, files: bool
     ) -> None:
         admin = _administrator(ctx.context)
-        stat = self._nx.sys_stat(ctx.path, context=admin)
+        stat = self._look(ctx.path, ctx.context.zone_id)
         if stat is None or not stat["is_directory"]:
             return
         for found in self._nx.walk(ctx.path, context=admin):
@@ -228,9 +230,8 @@ class PermissionCheckHook:
 
     def _nearest(self, path: str, context: OperationContext) -> Stat:
         """Return the attributes of an entry, or of the nearest directory above that exists."""
-        admin = _administrator(context)
         while True:
-            stat = self._nx.sys_stat(path, context=admin)
+            stat = self._look(path, context.zone_id)
             if stat is not None:
                 return stat
             if path == "/":

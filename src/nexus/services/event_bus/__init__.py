@@ -1,0 +1,1 @@
+"""Changes and other events, brought to whoever subscribes."""

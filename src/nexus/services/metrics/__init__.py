@@ -1,0 +1,1 @@
+"""What the kernel is doing: calls, latencies, locks, watches, queues and events."""

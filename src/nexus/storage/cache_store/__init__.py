@@ -1,0 +1,1 @@
+"""Cache stores: ephemeral values and messages."""
