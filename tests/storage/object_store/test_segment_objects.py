@@ -390,6 +390,7 @@ def test_forgetting_mends_a_damaged_index_as_reading_does(place: Place):
     objects = place.open()
     stored = fill(objects, 200)
     forgotten = list(objects._segments.entries())[:3]
+    objects.sync()
     objects.close()
     damage_every_page(place)
     objects = place.open()
