@@ -363,6 +363,14 @@ def test_what_follows_a_damaged_record_is_found_without_the_index(place: Place, 
         assert objects.get(object_id_of(sample(2))) == sample(2)
 
 
+def damage_every_page(place: Place) -> None:
+    path = place.segments / "objects.idx"
+    index = bytearray(path.read_bytes())
+    for page in range(1, len(index) // 4096):
+        index[page * 4096 + 100] ^= 1
+    path.write_bytes(index)
+
+
 def test_a_damaged_page_of_the_index_is_mended_when_it_is_met(
     place: Place, caplog: pytest.LogCaptureFixture
 ):
@@ -370,11 +378,7 @@ def test_a_damaged_page_of_the_index_is_mended_when_it_is_met(
     stored = fill(objects, 200)
     objects.sync()
     objects.close()
-    path = place.segments / "objects.idx"
-    index = bytearray(path.read_bytes())
-    for page in range(1, len(index) // 4096):
-        index[page * 4096 + 100] ^= 1
-    path.write_bytes(index)
+    damage_every_page(place)
     objects = place.open()
     findings = objects.check(repair=False)
     assert len(findings) == 1
@@ -382,6 +386,22 @@ def test_a_damaged_page_of_the_index_is_mended_when_it_is_met(
     with caplog.at_level(logging.WARNING):
         assert_holds(objects, stored)
     assert "made anew" in caplog.text
+    assert objects.check(repair=False) == []
+
+
+def test_forgetting_mends_a_damaged_index_as_reading_does(place: Place):
+    objects = place.open()
+    stored = fill(objects, 200)
+    forgotten = list(objects._segments.entries())[:3]
+    objects.sync()
+    objects.close()
+    damage_every_page(place)
+    objects = place.open()
+    with objects._segments.lock:
+        objects._segments.forget_locked(forgotten)
+    gone = {entry.object_id.hex() for entry in forgotten}
+    assert not any(objects.contains(object_id) for object_id in gone)
+    assert_holds(objects, {i: data for i, data in stored.items() if i not in gone})
     assert objects.check(repair=False) == []
 
 
