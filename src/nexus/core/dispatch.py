@@ -373,7 +373,32 @@ class KernelDispatch:
     def _after(
         self, account: _Call, point: HookPoint[Any, Any], ctx: VFSContext, result: object
     ) -> None:
-        for entry in _tables_seen(account).hooks.get((point, POST), ()):
+        self._call_posts(
+            account, _tables_seen(account).hooks.get((point, POST), ()), point, ctx, result
+        )
+
+    def notify(
+        self,
+        owner: str,
+        interceptors: Sequence[Interceptor],
+        point: HookPoint[Any, Any],
+        ctx: VFSContext,
+        result: object,
+    ) -> None:
+        """Call POST hooks that are registered nowhere, by the same rules: those of a driver."""
+        entries = [_Registered(owner, interceptor) for interceptor in interceptors]
+        with self._counted() as account:
+            self._call_posts(account, entries, point, ctx, result)
+
+    def _call_posts(
+        self,
+        account: _Call,
+        entries: Sequence[_Registered],
+        point: HookPoint[Any, Any],
+        ctx: VFSContext,
+        result: object,
+    ) -> None:
+        for entry in entries:
             try:
                 self._call_hook(account, entry, point, (ctx, result))
             except Exception:  # noqa: BLE001 - the boundary of post-hook dispatch

@@ -127,11 +127,12 @@ from nexus.core.channels import (
 )
 from nexus.core.collector import Collector
 from nexus.core.dispatch import KernelDispatch
+from nexus.core.driver_lifecycle_coordinator import DriverLifecycleCoordinator, OpenDriver
 from nexus.core.file_watcher import FileWatcher
 from nexus.core.inode_table import Transaction
 from nexus.core.listing import Listings, Query
 from nexus.core.lock_manager import LocalLockManager
-from nexus.core.mounts import Mount, MountManager, OpenDriver
+from nexus.core.mounts import Mount, MountManager
 from nexus.core.router import VFSRouter
 from nexus.core.sealed_store import SealedStore, revision_key, revision_of
 from nexus.core.service_registry import SERVICES_POINT, ServiceRegistry
@@ -185,8 +186,11 @@ class NexusFS(NexusFilesystem):
         advisory = LocalLockManager(self.store, clock_ns, durable=durable)
         self.waiting = WaitingCalls(advisory, FileWatcher(self.store))
         self.locks.after_release = self.waiting.watcher.emit
-        self.mounts = MountManager(self.router, self.store, open_driver, durable=durable)
         self.dispatch = KernelDispatch(self.store, clock)
+        self.drivers = DriverLifecycleCoordinator(
+            self.dispatch, self.store, open_driver, durable=durable
+        )
+        self.mounts = MountManager(self.router, self.store, self.drivers, durable=durable)
         self.services = ServiceRegistry(self.dispatch)
         self.collector = Collector(self.store, self.volumes_in_use, clock_ns, self._sync, advisory)
         self._listings = Listings(self.router)
@@ -660,7 +664,7 @@ class NexusFS(NexusFilesystem):
         path, actor = normalize("mount", ctx.path), self._actor(ctx.context)
         if actor.context.zone_id != self._context.zone_id:
             raise NotSupportedError("mount", path, "only the filesystem's own zone has mounts")
-        with self._locked(actor, path):
+        with self.drivers.telling(), self._locked(actor, path):
             self._check_open("mount", path)
             stat = _stat_after("mount", self.mounts.mount(path, ctx.backend, actor), "/")
         if path == "/":
@@ -695,7 +699,7 @@ class NexusFS(NexusFilesystem):
         path = normalize("unlink", path)
         actor = self._actor(context)
         zone_id = actor.context.zone_id
-        with self._locked(actor, path):
+        with self.drivers.telling(), self._locked(actor, path):
             self._check_open("unlink", path)
             if self.router.at(path, zone_id) is not None:
                 if recursive:
