@@ -66,13 +66,9 @@ _log = logging.getLogger(__name__)
 
 class _Registered(NamedTuple):
     owner: str
-    item: Interceptor | VFSPathResolver
-
-    @property
-    def function(self) -> Callable[..., Any]:
-        """What is called."""
-        item = self.item
-        return item.hook if isinstance(item, Interceptor) else item.try_resolve
+    item: Interceptor | VFSPathResolver | VFSMeter
+    kind: str
+    function: Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +81,7 @@ class _Tables:
     )
     by_prefix: Mapping[str, tuple[_Registered, ...]] = field(default_factory=dict)
     without_prefix: tuple[_Registered, ...] = ()
-    meter: tuple[str, VFSMeter] | None = None
+    meter: _Registered | None = None
     calls: set[_Call] = field(default_factory=set)
 
 
@@ -191,17 +187,17 @@ class KernelDispatch:
 
     def _next_meter_locked(
         self, owner: str, old: HookSpec | None, new: HookSpec | None
-    ) -> tuple[str, VFSMeter] | None:
+    ) -> _Registered | None:
         present = self._tables.meter
         if old is not None and old.meter is not None:
-            if present is None or present[1] is not old.meter:
+            if present is None or present.item is not old.meter:
                 raise _wrong(owner, "the meter", "is not registered")
             present = None
         if new is None or new.meter is None:
             return present
         if present is not None:
             raise _wrong(owner, "the meter", "is the second one; one measures all calls")
-        return owner, new.meter
+        return _Registered(owner, new.meter, "meter", new.meter.on_call)
 
     def register_pre(self, owner: str, point: HookPoint[C, R], hook: VFSPreHook[C]) -> None:
         """Call ``hook`` before every call at a point. Errors: InvalidArgumentError."""
@@ -305,20 +301,19 @@ class KernelDispatch:
             # One that came or went while the call waited hears of it, or does not.
             meter = _tables_seen(account).meter
             if meter is not None:
-                self._measure(meter, point, ctx, self._clock() - started, failed)
+                self._measure(account, meter, point, ctx, started, failed)
 
     def _measure(
         self,
-        meter: tuple[str, VFSMeter],
+        account: _Call,
+        meter: _Registered,
         point: HookPoint[Any, Any],
         ctx: VFSContext,
-        seconds: float,
+        started: float,
         failed: bool,
     ) -> None:
-        try:
-            meter[1].on_call(point, ctx, seconds, failed)
-        except Exception:  # noqa: BLE001 - the boundary of post-hook dispatch
-            _log.exception("meter of %s failed after %s %s", meter[0], point.name, ctx.path)
+        measured = (point, ctx, self._clock() - started, failed)
+        self._call_logged(account, meter, point, ctx, measured)
 
     async def run_async(
         self, point: HookPoint[C, R], ctx: C, call: Callable[[C], Awaitable[R]]
@@ -344,7 +339,7 @@ class KernelDispatch:
                 with self._counted() as account:
                     meter = _tables_seen(account).meter
                     if meter is not None:
-                        self._measure(meter, point, ctx, self._clock() - started, failed)
+                        self._measure(account, meter, point, ctx, started, failed)
 
     def wait_in(self, wait: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do what the call under way may wait in, and do not count the call meanwhile."""
@@ -386,7 +381,7 @@ class KernelDispatch:
         result: object,
     ) -> None:
         """Call POST hooks that are registered nowhere, by the same rules: those of a driver."""
-        entries = [_Registered(owner, interceptor) for interceptor in interceptors]
+        entries = _registered(owner, HookSpec(interceptors=tuple(interceptors)))
         with self._counted() as account:
             self._call_posts(account, entries, point, ctx, result)
 
@@ -399,12 +394,21 @@ class KernelDispatch:
         result: object,
     ) -> None:
         for entry in entries:
-            try:
-                self._call_hook(account, entry, point, (ctx, result))
-            except Exception:  # noqa: BLE001 - the boundary of post-hook dispatch
-                _log.exception(
-                    "post hook of %s failed after %s %s", entry.owner, point.name, ctx.path
-                )
+            self._call_logged(account, entry, point, ctx, (ctx, result))
+
+    def _call_logged(
+        self,
+        account: _Call,
+        entry: _Registered,
+        point: HookPoint[Any, Any],
+        ctx: VFSContext,
+        arguments: tuple[Any, ...],
+    ) -> None:
+        try:
+            self._call_hook(account, entry, point, arguments)
+        except Exception:  # noqa: BLE001 - the boundary of post-hook dispatch
+            where = f"{point.name} {ctx.path}"
+            _log.exception("%s of %s failed after %s", entry.kind, entry.owner, where)
 
     def _call_hook(
         self,
@@ -477,7 +481,7 @@ class KernelDispatch:
         if hook is None or point is None or account.reported or late_s <= self._hang_timeout_s:
             return
         account.reported = True
-        what = f"{_kind(hook)} of {hook.owner} at {point.name}"
+        what = f"{hook.kind} of {hook.owner} at {point.name}"
         _log.error("%s has not returned for %g s", what, late_s)
         if account.operation is not None:
             # What it committed must not keep the commits after it from observers.
@@ -488,7 +492,7 @@ class KernelDispatch:
         tables = self._tables
         return [
             *(_row(entry) for entry in tables.registered),
-            *_meter_rows(tables.meter),
+            *(_row(entry) for entry in (tables.meter,) if entry is not None),
             *({"kind": "observer", "point": None, **row} for row in self.observers.rows()),
         ]
 
@@ -600,8 +604,10 @@ def _name(hook: object) -> str:
 def _registered(owner: str, spec: HookSpec | None) -> list[_Registered]:
     if spec is None:
         return []
-    items: list[Interceptor | VFSPathResolver] = [*spec.resolvers, *spec.interceptors]
-    return [_Registered(owner, item) for item in items]
+    return [
+        *(_Registered(owner, r, "resolver", r.try_resolve) for r in spec.resolvers),
+        *(_Registered(owner, i, f"{i.phase} hook", i.hook) for i in spec.interceptors),
+    ]
 
 
 def _observations(spec: HookSpec | None) -> tuple[Observation, ...]:
@@ -623,7 +629,7 @@ def _place_of(registered: Sequence[_Registered], gone: Sequence[_Registered], de
     return min((registered.index(entry) for entry in gone), default=default)
 
 
-def _tables_of(registered: tuple[_Registered, ...], meter: tuple[str, VFSMeter] | None) -> _Tables:
+def _tables_of(registered: tuple[_Registered, ...], meter: _Registered | None) -> _Tables:
     hooks: dict[tuple[HookPoint[Any, Any], str], tuple[_Registered, ...]] = {}
     by_prefix: dict[str, tuple[_Registered, ...]] = {}
     without_prefix: tuple[_Registered, ...] = ()
@@ -631,7 +637,7 @@ def _tables_of(registered: tuple[_Registered, ...], meter: tuple[str, VFSMeter] 
         if isinstance(entry.item, Interceptor):
             key = (entry.item.point, entry.item.phase)
             hooks[key] = (*hooks.get(key, ()), entry)
-        elif entry.item.prefixes:
+        elif isinstance(entry.item, VFSPathResolver) and entry.item.prefixes:
             for prefix in entry.item.prefixes:
                 at = normalize("register", prefix)
                 by_prefix[at] = (*by_prefix.get(at, ()), entry)
@@ -657,18 +663,8 @@ def _resolvers_for(tables: _Tables, path: str) -> Iterator[_Registered]:
     yield from tables.without_prefix
 
 
-def _kind(entry: _Registered) -> str:
-    return f"{entry.item.phase} hook" if isinstance(entry.item, Interceptor) else "resolver"
-
-
 def _row(entry: _Registered) -> dict[str, Any]:
     if isinstance(entry.item, Interceptor):
         point, phase, hook = entry.item
         return {"owner": entry.owner, "kind": phase, "point": point.name, "hook": _name(hook)}
-    return {"owner": entry.owner, "kind": "resolver", "point": None, "hook": _name(entry.item)}
-
-
-def _meter_rows(meter: tuple[str, VFSMeter] | None) -> list[dict[str, Any]]:
-    if meter is None:
-        return []
-    return [{"owner": meter[0], "kind": "meter", "point": None, "hook": _name(meter[1])}]
+    return {"owner": entry.owner, "kind": entry.kind, "point": None, "hook": _name(entry.item)}
