@@ -26,6 +26,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -66,13 +67,9 @@ _log = logging.getLogger(__name__)
 
 class _Registered(NamedTuple):
     owner: str
-    item: Interceptor | VFSPathResolver
-
-    @property
-    def function(self) -> Callable[..., Any]:
-        """What is called."""
-        item = self.item
-        return item.hook if isinstance(item, Interceptor) else item.try_resolve
+    item: Interceptor | VFSPathResolver | VFSMeter
+    kind: str
+    function: Callable[..., Any]
 
 
 class _Tables(msgspec.Struct, frozen=True):
@@ -84,7 +81,7 @@ class _Tables(msgspec.Struct, frozen=True):
     )
     by_prefix: Mapping[str, tuple[_Registered, ...]] = msgspec.field(default_factory=dict)
     without_prefix: tuple[_Registered, ...] = ()
-    meter: tuple[str, VFSMeter] | None = None
+    meter: _Registered | None = None
     calls: set[_Call] = msgspec.field(default_factory=set)
 
 
@@ -190,17 +187,17 @@ class KernelDispatch:
 
     def _next_meter_locked(
         self, owner: str, old: HookSpec | None, new: HookSpec | None
-    ) -> tuple[str, VFSMeter] | None:
+    ) -> _Registered | None:
         present = self._tables.meter
         if old is not None and old.meter is not None:
-            if present is None or present[1] is not old.meter:
+            if present is None or present.item is not old.meter:
                 raise _wrong(owner, "the meter", "is not registered")
             present = None
         if new is None or new.meter is None:
             return present
         if present is not None:
             raise _wrong(owner, "the meter", "is the second one; one measures all calls")
-        return owner, new.meter
+        return _Registered(owner, new.meter, "meter", new.meter.on_call)
 
     def register_pre(self, owner: str, point: HookPoint[C, R], hook: VFSPreHook[C]) -> None:
         """Call ``hook`` before every call at a point. Errors: InvalidArgumentError."""
@@ -352,13 +349,47 @@ class KernelDispatch:
     def _after(
         self, account: _Call, point: HookPoint[Any, Any], ctx: VFSContext, result: object
     ) -> None:
-        for entry in _tables_seen(account).hooks.get((point, POST), ()):
-            try:
-                self._call_hook(account, entry, point, (ctx, result))
-            except Exception:  # noqa: BLE001 - the boundary of post-hook dispatch
-                _log.exception(
-                    "post hook of %s failed after %s %s", entry.owner, point.name, ctx.path
-                )
+        self._call_posts(
+            account, _tables_seen(account).hooks.get((point, POST), ()), point, ctx, result
+        )
+
+    def notify(
+        self,
+        owner: str,
+        interceptors: Sequence[Interceptor],
+        point: HookPoint[Any, Any],
+        ctx: VFSContext,
+        result: object,
+    ) -> None:
+        """Call POST hooks that are registered nowhere, by the same rules: those of a driver."""
+        entries = _registered(owner, HookSpec(interceptors=tuple(interceptors)))
+        with self._alone() as account:
+            self._call_posts(account, entries, point, ctx, result)
+
+    def _call_posts(
+        self,
+        account: _Call,
+        entries: Sequence[_Registered],
+        point: HookPoint[Any, Any],
+        ctx: VFSContext,
+        result: object,
+    ) -> None:
+        for entry in entries:
+            self._call_logged(account, entry, point, ctx, (ctx, result))
+
+    def _call_logged(
+        self,
+        account: _Call,
+        entry: _Registered,
+        point: HookPoint[Any, Any],
+        ctx: VFSContext,
+        arguments: tuple[Any, ...],
+    ) -> None:
+        try:
+            self._call_hook(account, entry, point, arguments)
+        except Exception:  # noqa: BLE001 - the boundary of post-hook dispatch
+            where = f"{point.name} {ctx.path}"
+            _log.exception("%s of %s failed after %s", entry.kind, entry.owner, where)
 
     def _call_hook(
         self,
@@ -408,15 +439,19 @@ class KernelDispatch:
         """Tell the meter of a call. One that came or went meanwhile hears of it, or does not."""
         if self._tables.meter is None:
             return
+        with self._alone() as account:
+            meter = _tables_seen(account).meter
+            if meter is not None:
+                measured = (point, ctx, self._clock() - started, failed)
+                self._call_logged(account, meter, point, ctx, measured)
+
+    @contextmanager
+    def _alone(self) -> Iterator[_Call]:
+        """Count hooks that are called outside of any call."""
         account = _Call(self._local)
         try:
             self._begin(account)
-            owner, meter = _tables_seen(account).meter or ("", None)
-            try:
-                if meter is not None:
-                    meter.on_call(point, ctx, self._clock() - started, failed)
-            except Exception:  # noqa: BLE001 - the boundary of post-hook dispatch
-                _log.exception("meter of %s failed after %s %s", owner, point.name, ctx.path)
+            yield account
         finally:
             self._end(account)
 
@@ -437,7 +472,7 @@ class KernelDispatch:
         if hook is None or point is None or account.reported or late_s <= self._hang_timeout_s:
             return
         account.reported = True
-        what = f"{_kind(hook)} of {hook.owner} at {point.name}"
+        what = f"{hook.kind} of {hook.owner} at {point.name}"
         _log.error("%s has not returned for %g s", what, late_s)
         if account.operation is not None:
             # What it committed must not keep the commits after it from observers.
@@ -448,7 +483,7 @@ class KernelDispatch:
         tables = self._tables
         return [
             *(_row(entry) for entry in tables.registered),
-            *_meter_rows(tables.meter),
+            *(_row(entry) for entry in (tables.meter,) if entry is not None),
             *({"kind": "observer", "point": None, **row} for row in self.observers.rows()),
         ]
 
@@ -560,8 +595,10 @@ def _name(hook: object) -> str:
 def _registered(owner: str, spec: HookSpec | None) -> list[_Registered]:
     if spec is None:
         return []
-    items: list[Interceptor | VFSPathResolver] = [*spec.resolvers, *spec.interceptors]
-    return [_Registered(owner, item) for item in items]
+    return [
+        *(_Registered(owner, r, "resolver", r.try_resolve) for r in spec.resolvers),
+        *(_Registered(owner, i, f"{i.phase} hook", i.hook) for i in spec.interceptors),
+    ]
 
 
 def _observations(spec: HookSpec | None) -> tuple[Observation, ...]:
@@ -583,7 +620,7 @@ def _place_of(registered: Sequence[_Registered], gone: Sequence[_Registered], de
     return min((registered.index(entry) for entry in gone), default=default)
 
 
-def _tables_of(registered: tuple[_Registered, ...], meter: tuple[str, VFSMeter] | None) -> _Tables:
+def _tables_of(registered: tuple[_Registered, ...], meter: _Registered | None) -> _Tables:
     hooks: dict[tuple[HookPoint[Any, Any], str], tuple[_Registered, ...]] = {}
     by_prefix: dict[str, tuple[_Registered, ...]] = {}
     without_prefix: tuple[_Registered, ...] = ()
@@ -591,7 +628,7 @@ def _tables_of(registered: tuple[_Registered, ...], meter: tuple[str, VFSMeter] 
         if isinstance(entry.item, Interceptor):
             key = (entry.item.point, entry.item.phase)
             hooks[key] = (*hooks.get(key, ()), entry)
-        elif entry.item.prefixes:
+        elif isinstance(entry.item, VFSPathResolver) and entry.item.prefixes:
             for prefix in entry.item.prefixes:
                 at = normalize("register", prefix)
                 by_prefix[at] = (*by_prefix.get(at, ()), entry)
@@ -617,18 +654,8 @@ def _resolvers_for(tables: _Tables, path: str) -> Iterator[_Registered]:
     yield from tables.without_prefix
 
 
-def _kind(entry: _Registered) -> str:
-    return f"{entry.item.phase} hook" if isinstance(entry.item, Interceptor) else "resolver"
-
-
 def _row(entry: _Registered) -> dict[str, Any]:
     if isinstance(entry.item, Interceptor):
         point, phase, hook = entry.item
         return {"owner": entry.owner, "kind": phase, "point": point.name, "hook": _name(hook)}
-    return {"owner": entry.owner, "kind": "resolver", "point": None, "hook": _name(entry.item)}
-
-
-def _meter_rows(meter: tuple[str, VFSMeter] | None) -> list[dict[str, Any]]:
-    if meter is None:
-        return []
-    return [{"owner": meter[0], "kind": "meter", "point": None, "hook": _name(meter[1])}]
+    return {"owner": entry.owner, "kind": entry.kind, "point": None, "hook": _name(entry.item)}

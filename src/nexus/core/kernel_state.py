@@ -19,6 +19,7 @@ from nexus.contracts.errors import BusyError, ClosedError, StorageError
 from nexus.contracts.filesystem import WriteRequest
 from nexus.contracts.metadata import FileMetadata, Stat
 from nexus.core.channels import Channel, no_channel
+from nexus.core.driver_lifecycle_coordinator import DriverLifecycleCoordinator
 from nexus.core.inode_table import Transaction
 from nexus.core.mounts import Mount, MountManager
 from nexus.core.router import VFSRouter
@@ -49,6 +50,7 @@ class KernelState:
         router: VFSRouter[Mount],
         locks: VFSLockManager,
         mounts: MountManager,
+        drivers: DriverLifecycleCoordinator,
         waiting: WaitingCalls,
         *,
         own_zone_id: str,
@@ -59,6 +61,7 @@ class KernelState:
         self.router = router
         self.locks = locks
         self.mounts = mounts
+        self.drivers = drivers
         self.waiting = waiting
         self.own_zone_id = own_zone_id
         self.durable = durable

@@ -1,9 +1,8 @@
 """MountManager: mounts and unmounts at run time, and remembers mounts across restarts.
 
-Layer: core, the driver lifecycle coordinator. It turns a driver into a volume, keeps the router's
-table and the persistent mount records in step, and knows drivers only by their interface: a
-description is opened by a function that the factory hands in. Unix counterpart: ``kern_mount``
-and ``/proc/mounts``.
+Layer: core. It keeps the router's table and the persistent mount records in step; what is done
+with a driver is the coordinator's, :mod:`nexus.core.driver_lifecycle_coordinator`. Unix
+counterparts: ``kern_mount`` and ``/proc/mounts``.
 
 Invariants:
 
@@ -21,7 +20,7 @@ Lock order: the VFS lock of the mount point, ``_changing``, SealedStore's turn.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
@@ -31,30 +30,21 @@ import msgspec
 from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import (
     BusyError,
-    InvalidArgumentError,
     NexusError,
     PathExistsError,
     StorageError,
 )
 from nexus.contracts.file_events import MOUNT, UNMOUNT
 from nexus.contracts.metadata import Stat
-from nexus.contracts.object_store import ContentStoreABC, NamespaceStoreABC, ObjectStoreABC
-from nexus.core.inode_table import InodeTable, OverlayTable, Transaction
-from nexus.core.inode_volume import InodeVolume
-from nexus.core.path_volume import PathVolume
+from nexus.contracts.object_store import ObjectStoreABC
+from nexus.core.driver_lifecycle_coordinator import DriverLifecycleCoordinator, OpenedDriver
+from nexus.core.inode_table import Transaction
 from nexus.core.router import VFSRouter
 from nexus.core.sealed_store import SealedStore
 from nexus.core.sys_volume import SYS_POINT
 from nexus.core.volume import Actor, Volume
 from nexus.lib.disk import places_overlap
 from nexus.lib.paths import is_same_or_below
-
-CheckPlace = Callable[[tuple[str, ...]], None]
-OpenDriver = Callable[[Mapping[str, Any], CheckPlace], tuple[ObjectStoreABC, dict[str, Any]]]
-"""Opens what a description asks for; returns it with the description to remember.
-
-It has the place checked before it writes there.
-"""
 
 _MOUNT_PREFIX = b"M"
 
@@ -69,6 +59,7 @@ class Mount(msgspec.Struct):
     description: dict[str, Any] | None
     problem: str | None = None
     persistent: bool = False
+    opened: OpenedDriver | None = None
     place: tuple[str, ...] = ()
 
 
@@ -87,13 +78,13 @@ class MountManager:
         self,
         router: VFSRouter[Mount],
         store: SealedStore,
-        open_driver: OpenDriver,
+        drivers: DriverLifecycleCoordinator,
         *,
         durable: bool,
     ) -> None:
         self._router = router
         self._store = store
-        self._open_driver = open_driver
+        self._drivers = drivers
         self._durable = durable
         self._changing = threading.Lock()
         self._in_use: list[Volume] = []  # guarded by _changing
@@ -131,22 +122,22 @@ class MountManager:
         below = [p for p in self._router.points_below(point, zone_id) if p != SYS_POINT]
         if below:
             raise BusyError("mount", point, f"{below[0]} is mounted beneath it")
-        driver, description = self._open(point, backend, zone_id)
+        check = partial(self._check_place, point, zone_id)
+        opened = self._drivers.open(point, backend, check)
+        driver, description, _ = opened
         volume = None
         try:
             self._check_unused(point, zone_id, driver)
             under = self._ensure_point(point, actor)
-            volume = self._volume(point, driver, actor.context.user_id, actor)
+            volume = self._drivers.make_volume(point, driver, actor.context.user_id, actor)
             self._remember(point, driver, description, under, actor)
         except BaseException:
-            if isinstance(volume, InodeVolume | PathVolume):
-                volume.table.close()
-            if description is not None:
-                driver.close()
+            self._drivers.discard(driver, volume, is_ours=description is not None)
             raise
         persistent = description is not None and driver.capabilities.persistent
-        row = _row(point, driver, volume, description, persistent=persistent)
+        row = _row(point, opened, volume, description, persistent=persistent)
         self._router.add(zone_id, point, row)
+        self._drivers.mounted(point, opened, actor.context)
         return volume
 
     def unmount(self, point: str, actor: Actor) -> int:
@@ -183,6 +174,8 @@ class MountManager:
         mount = self._router.remove(zone_id, point)
         if mount.volume is not None:
             mount.volume.close()
+        if mount.opened is not None:
+            self._drivers.unmounted(point, mount.opened, actor.context, revision)
         return revision
 
     def restore(self, context: OperationContext, now_ns: int) -> None:
@@ -198,6 +191,9 @@ class MountManager:
                 record = msgspec.json.decode(sealed.payload, type=MountRecord)
                 mount = self._restored(point, record, context, now_ns)
             self._router.add(context.zone_id, point, mount)
+            if mount.opened is not None:
+                self._drivers.mounted(point, mount.opened, context)
+        self._drivers.tell()
 
     def _restored(
         self, point: str, record: MountRecord, context: OperationContext, now_ns: int
@@ -205,15 +201,17 @@ class MountManager:
         name = str(record.backend.get("driver"))
         try:
             check = partial(self._check_place, point, context.zone_id)
-            driver, _ = self._open_driver(record.backend, check)
+            opened = self._drivers.open(point, record.backend, check)
+            driver = opened.driver
         except NexusError as error:
             return Mount(point, name, record.volume_id, None, record.backend, str(error), True)
         if driver.volume_id != record.volume_id:
             driver.close()
             problem = "another volume is there now; unmount, then mount it anew"
             return Mount(point, name, record.volume_id, None, record.backend, problem, True)
-        volume = self._volume(point, driver, record.owner_id, Actor(context, now_ns))
-        return _row(point, driver, volume, record.backend, persistent=True)
+        actor = Actor(context, now_ns)
+        volume = self._drivers.make_volume(point, driver, record.owner_id, actor)
+        return _row(point, opened, volume, record.backend, persistent=True)
 
     def rows(self, zone_id: str) -> list[Stat]:
         """Return the mount table as dicts, sorted by path."""
@@ -230,22 +228,6 @@ class MountManager:
             for point, mount in self._router.mounts(zone_id)
             if point != SYS_POINT
         ]
-
-    def _open(
-        self, point: str, backend: ObjectStoreABC | Mapping[str, Any], zone_id: str
-    ) -> tuple[ObjectStoreABC, dict[str, Any] | None]:
-        check = partial(self._check_place, point, zone_id)
-        if isinstance(backend, ObjectStoreABC):
-            check(backend.place)
-            return backend, None
-        if not isinstance(backend, Mapping):
-            raise InvalidArgumentError(
-                "mount",
-                point,
-                "backend is neither a driver nor a description",
-                hint='for example {"driver": "path_local", "root": "/some/folder"}',
-            )
-        return self._open_driver(backend, check)
 
     def _check_unused(self, point: str, zone_id: str, driver: ObjectStoreABC) -> None:
         for other, mount in self._router.mounts(zone_id):
@@ -277,24 +259,6 @@ class MountManager:
                 txn.commit(durable=self._durable)
         return under
 
-    def _volume(self, point: str, driver: ObjectStoreABC, owner_id: str, actor: Actor) -> Volume:
-        zone_id = actor.context.zone_id
-        if isinstance(driver, ContentStoreABC):
-            table = InodeTable(self._store, zone_id, driver.volume_id)
-            volume = InodeVolume(point, table, driver, zone_id=zone_id, durable=self._durable)
-            volume.ensure_root(actor)
-            return volume
-        if isinstance(driver, NamespaceStoreABC):
-            return PathVolume(
-                point,
-                OverlayTable(self._store, zone_id, driver.volume_id),
-                driver,
-                zone_id=zone_id,
-                owner_id=owner_id,
-                durable=self._durable,
-            )
-        raise InvalidArgumentError("mount", point, f"{driver.name} has no known addressing")
-
     def _remember(
         self,
         point: str,
@@ -316,7 +280,7 @@ class MountManager:
 
 def _row(
     point: str,
-    driver: ObjectStoreABC,
+    opened: OpenedDriver,
     volume: Volume,
     description: dict[str, Any] | None,
     *,
@@ -324,12 +288,13 @@ def _row(
 ) -> Mount:
     return Mount(
         point,
-        driver.name,
-        driver.volume_id,
+        opened.driver.name,
+        opened.driver.volume_id,
         volume,
         description,
         persistent=persistent,
-        place=driver.place,
+        opened=opened,
+        place=opened.driver.place,
     )
 
 

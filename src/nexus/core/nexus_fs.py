@@ -44,12 +44,13 @@ from nexus.core.channels import capacity_of
 from nexus.core.collector import Collector
 from nexus.core.content_calls import ContentCalls
 from nexus.core.dispatch import KernelDispatch
+from nexus.core.driver_lifecycle_coordinator import DriverLifecycleCoordinator, OpenDriver
 from nexus.core.file_watcher import FileWatcher
 from nexus.core.hooked_calls import EntryPoints, HookedCalls
 from nexus.core.inode_table import Transaction
 from nexus.core.kernel_state import KernelState, stat_after
 from nexus.core.lock_manager import LocalLockManager
-from nexus.core.mounts import Mount, MountManager, OpenDriver
+from nexus.core.mounts import Mount, MountManager
 from nexus.core.router import VFSRouter
 from nexus.core.sealed_store import SealedStore, revision_key, revision_of
 from nexus.core.service_registry import SERVICES_POINT, ServiceRegistry
@@ -84,8 +85,11 @@ class NexusFS(NexusFilesystem):
         advisory = LocalLockManager(self.store, clock_ns, durable=durable)
         self.waiting = WaitingCalls(advisory, FileWatcher(self.store))
         self.locks.after_release = self.waiting.watcher.emit
-        self.mounts = MountManager(self.router, self.store, open_driver, durable=durable)
         self.dispatch = KernelDispatch(self.store, clock)
+        self.drivers = DriverLifecycleCoordinator(
+            self.dispatch, self.store, open_driver, durable=durable
+        )
+        self.mounts = MountManager(self.router, self.store, self.drivers, durable=durable)
         self.services = ServiceRegistry(self.dispatch)
         self.collector = Collector(self.store, self.volumes_in_use, clock_ns, self._sync, advisory)
         self._context = context
@@ -94,6 +98,7 @@ class NexusFS(NexusFilesystem):
             self.router,
             self.locks,
             self.mounts,
+            self.drivers,
             self.waiting,
             own_zone_id=context.zone_id,
             clock_ns=clock_ns,

@@ -134,7 +134,7 @@ class TreeCalls:
         kernel, actor = self._kernel, self._kernel.actor(who)
         if who.zone_id != kernel.own_zone_id:
             raise NotSupportedError("mount", path, "only the filesystem's own zone has mounts")
-        with kernel.locked(actor, path):
+        with kernel.drivers.telling(), kernel.locked(actor, path):
             kernel.check_open("mount", path)
             stat = stat_after("mount", kernel.mounts.mount(path, backend, actor), "/")
         if path == "/":
@@ -147,7 +147,7 @@ class TreeCalls:
         """Remove a file, a directory or a mount. Errors: as sys_unlink."""
         kernel, zone_id = self._kernel, who.zone_id
         actor = kernel.actor(who)
-        with kernel.locked(actor, path):
+        with kernel.drivers.telling(), kernel.locked(actor, path):
             kernel.check_open("unlink", path)
             if kernel.router.at(path, zone_id) is not None:
                 if recursive:

@@ -283,6 +283,31 @@ def test_a_meter_that_raises_is_logged_and_the_call_stays_done(
     assert "meter of meter failed after write /a" in caplog.text
 
 
+def test_a_meter_that_hangs_is_reported_and_keeps_only_its_caller(
+    nx: NexusFS, caplog: pytest.LogCaptureFixture
+) -> None:
+    entered, opened = threading.Event(), threading.Event()
+
+    class Stuck(Meter):
+        def on_call(self, point: Any, ctx: Any, seconds: float, failed: bool, /) -> None:
+            if ctx.path == "/stuck":
+                entered.set()
+                assert opened.wait(PATIENT_S)
+
+    nx.sys_setattr("/__sys__/services/meter", service=Stuck())
+    nx.dispatch._hang_timeout_s = -1.0
+    caller = threading.Thread(target=nx.write, args=("/stuck", b""))
+    caller.start()
+    assert entered.wait(PATIENT_S)
+    with caplog.at_level(logging.ERROR):
+        nx.write("/other", b"goes on")
+        nx.dispatch.report_overdue()
+    assert "meter of meter at write has not returned" in caplog.text
+    nx.dispatch._hang_timeout_s = PATIENT_S
+    opened.set()
+    caller.join()
+
+
 def test_there_is_one_meter(nx: NexusFS) -> None:
     enlisted(nx)
     with pytest.raises(InvalidArgumentError, match="one measures all calls"):
