@@ -178,7 +178,24 @@ class ContentCalls:
 
     def write_file(self, request: WriteRequest, who: OperationContext) -> Stat:
         """Write one whole file. Errors: as sys_write."""
-        return self.write_files((request,), who)[0]
+        kernel = self._kernel
+        actor = kernel.actor(who)
+        operation = "append" if request.append else "write"
+        mounted = kernel.router.table(who.zone_id)
+        target = self._target(operation, request, who)
+        _, volume, relative, checked = target
+        content = volume.prepare(operation, relative, checked)
+
+        def write(txn: Transaction) -> Stat:
+            return self._write_all(txn, operation, (target,), (content,), actor)[0]
+
+        try:
+            if content is not None:
+                volume.settle()
+            return kernel.creating(operation, (target,), mounted, actor, write)
+        finally:
+            if content is not None:
+                volume.abandon(content)
 
     def write_files(self, requests: Sequence[WriteRequest], who: OperationContext) -> list[Stat]:
         """Write whole files in one commit. Errors: as sys_write, for whichever file comes first."""
@@ -191,13 +208,9 @@ class ContentCalls:
             _check_batch(writes)
         contents: list[Content | None] = []
         try:
-            if len(writes) == 1:
-                (write,) = writes
-                contents.append(write.volume.prepare(operation, write.relative, write.request))
-            else:
-                for volume, some in groupby(writes, key=attrgetter("volume")):
-                    pairs = [(write.relative, write.request) for write in some]
-                    contents += volume.prepare_many(operation, pairs)
+            for volume, some in groupby(writes, key=attrgetter("volume")):
+                pairs = [(write.relative, write.request) for write in some]
+                contents += volume.prepare_many(operation, pairs)
             for volume in {w.volume for w, c in zip(writes, contents, strict=True) if c}:
                 volume.settle()
             return kernel.creating(
@@ -225,8 +238,8 @@ class ContentCalls:
         self,
         txn: Transaction,
         operation: str,
-        writes: list[Target],
-        contents: list[Content | None],
+        writes: Sequence[Target],
+        contents: Sequence[Content | None],
         actor: Actor,
     ) -> list[Stat]:
         kernel, zone_id = self._kernel, actor.context.zone_id

@@ -159,17 +159,7 @@ class KernelState:
             with self._locked_all(wanted), Transaction(self.store) as txn:
                 if self.closed or self.router.table(zone_id) is not mounted:
                     self._check_still_routed(operation, targets, zone_id)
-                # What is missing above a path is the same for all in one directory.
-                places = {
-                    (volume, parent(relative)): relative
-                    for _, volume, relative, request in targets
-                    if request.create and request.parents
-                }
-                needed = {
-                    lock_key(zone_id, volume.absolute(top))
-                    for (volume, _), relative in places.items()
-                    if (top := volume.first_missing(relative)) != relative
-                }
+                needed = _topmost_missing(targets, zone_id)
                 if all(any(is_same_or_below(lock, held) for held in wanted) for lock in needed):
                     return change(txn)
             wanted |= needed
@@ -183,6 +173,21 @@ class KernelState:
         for path, volume, _, _ in targets:
             if self.route(operation, path, zone_id)[0] is not volume:
                 raise BusyError(operation, path, "the mount changed meanwhile", hint="retry")
+
+
+def _topmost_missing(targets: Sequence[Target], zone_id: str) -> set[str]:
+    """Return the lock keys of the directories to be made, the topmost one above each path."""
+    needed: set[str] = set()
+    asked: set[tuple[Volume, str]] = set()
+    for _, volume, relative, request in targets:
+        # What is missing above a path is the same for all in one directory.
+        place = (volume, parent(relative))
+        if request.create and request.parents and place not in asked:
+            asked.add(place)
+            top = volume.first_missing(relative)
+            if top != relative:
+                needed.add(lock_key(zone_id, volume.absolute(top)))
+    return needed
 
 
 def lock_key(zone_id: str, path: str) -> str:
