@@ -18,16 +18,23 @@ from benchmarks.harness import (
 )
 from nexus.contracts.context import OperationContext
 from nexus.contracts.filesystem import NexusFilesystem, WriteRequest
-from nexus.contracts.vfs_hooks import READ, STAT, WRITE, HookSpec, Observation, pre
+from nexus.contracts.metadata import DT_PIPE
+from nexus.contracts.vfs_hooks import MKDIR, READ, STAT, WRITE, HookSpec, Observation, pre
+from nexus.core.arguments import write_slice
+from nexus.core.content_calls import ContentCalls
 from nexus.core.nexus_fs import NexusFS
+from nexus.core.tree_calls import TreeCalls
 from nexus.factory.boot import Settings, boot
+from nexus.lib.paths import normalize
 
 SECTION = "dispatch"
 FILES = 500
+PIPE = "/pipe"
+MESSAGE = b"y" * 64
 WRITES = 50
 WRITE_BYTES = 4096
 GUARDED = Target(1.3)
-UNHOOKED = Target(1.1)
+UNHOOKED = Target(1.05)
 POINTS = {"read": READ, "stat": STAT, "write": WRITE}
 
 
@@ -44,6 +51,7 @@ def run(plan: Plan) -> list[Row]:
     with boot(Settings(data_dir=":memory:")) as nx, announced("dispatch"):
         paths = [f"/work/{number}" for number in range(FILES)]
         nx.write_batch(dict.fromkeys(paths, b"x" * 64))
+        nx.sys_setattr(PIPE, entry_type=DT_PIPE)
         calls = mediated(nx)
         past = unmediated(nx)
 
@@ -56,6 +64,8 @@ def run(plan: Plan) -> list[Row]:
             return compare(SECTION, f"{name}, {what}", samples, against="past it", target=target)
 
         rows += [row(name, "nothing hooked", UNHOOKED) for name in calls]
+        with hooked(nx, HookSpec(interceptors=(pre(MKDIR, _nothing),))):
+            rows.append(row("stat", "another point hooked", UNHOOKED))
         for name, point in POINTS.items():
             with hooked(nx, HookSpec(interceptors=(pre(point, _nothing),))):
                 rows.append(row(name, "one PRE hook"))
@@ -106,19 +116,45 @@ def cpu_time(call: Callable[[str], object], paths: list[str]) -> float:
 
 def mediated(nx: NexusFS) -> dict[str, Callable[[str], object]]:
     """Return the system calls, as everybody calls them."""
+
+    def message(_: str) -> bytes:
+        nx.sys_write(PIPE, MESSAGE)
+        return nx.sys_read(PIPE)
+
     return {
         "read": lambda path: nx.sys_read(path),
         "stat": lambda path: nx.sys_stat(path),
-        "write": lambda path: nx._write_many((WriteRequest(path, b"y" * 64),), None),
+        "write": lambda path: nx._write_many((WriteRequest(path, MESSAGE),), None),
+        "pipe message": message,
     }
 
 
 def unmediated(nx: NexusFS) -> dict[str, Callable[[str], object]]:
     """Return the same calls as they would be in a kernel that has no dispatch."""
+    content, tree = ContentCalls(nx._kernel), TreeCalls(nx._kernel)
+
+    def read(path: str) -> bytes:
+        return content.read(normalize("read", path), nx._context, None, 0, None, None)
+
+    def stat(path: str) -> object:
+        return tree.stat(normalize("stat", path), nx._context, False)
+
+    def write_many(requests: tuple[WriteRequest, ...]) -> object:
+        return [content.write_file(requests[0], nx._context)]
+
+    def write_at(path: str, buf: bytes) -> object:
+        path, data = normalize("write", path), write_slice(path, buf, None)
+        return content.write_at(path, nx._context, data, 0, None, None)
+
+    def message(_: str) -> bytes:
+        write_at(PIPE, MESSAGE)
+        return read(PIPE)
+
     return {
-        "read": lambda path: nx._read(path, None, 0, None, None, None),
-        "stat": lambda path: nx._stat(path, None),
-        "write": lambda path: nx._write_files((WriteRequest(path, b"y" * 64),), None),
+        "read": lambda path: read(path),
+        "stat": lambda path: stat(path),
+        "write": lambda path: write_many((WriteRequest(path, MESSAGE),)),
+        "pipe message": message,
     }
 
 

@@ -43,10 +43,12 @@ from nexus.contracts.vfs_hooks import (
     post,
     pre,
 )
+from nexus.core.content_calls import ContentCalls
 from nexus.core.dispatch import KernelDispatch
 from nexus.core.nexus_fs import NexusFS
 from nexus.core.observers import ObserverHub, Operation
 from nexus.core.sealed_store import SealedStore
+from nexus.core.tree_calls import TreeCalls
 from nexus.factory.boot import Settings, boot
 from nexus.storage.metastore.memory import MemoryMetastore
 
@@ -100,6 +102,10 @@ def settle(nx: NexusFS) -> None:
     assert nx.dispatch.observers.settle(LONG_S)
 
 
+def bare_stat(nx: NexusFS, path: str) -> object:
+    return TreeCalls(nx._kernel).stat(path, nx._context, include_lock=False)
+
+
 # -- order ------------------------------------------------------------------------------------
 
 
@@ -116,10 +122,10 @@ def test_phases_come_in_their_order(nx: NexusFS) -> None:
             order.append("observe")
 
     def before(ctx: WriteContext) -> None:
-        order.append("pre, missing" if nx._stat("/f", None) is None else "pre, there")
+        order.append("pre, missing" if bare_stat(nx, "/f") is None else "pre, there")
 
     def after(ctx: WriteContext, result: dict[str, Any]) -> None:
-        order.append("post, missing" if nx._stat("/f", None) is None else "post, there")
+        order.append("post, missing" if bare_stat(nx, "/f") is None else "post, there")
 
     spec = HookSpec((Asked(),), (pre(WRITE, before), post(WRITE, after)), (Observation(Last()),))
     nx.dispatch.register("order", spec)
@@ -314,6 +320,50 @@ def test_points_without_hooks_are_not_mediated(nx: NexusFS) -> None:
     assert not nx.dispatch.live
     nx.dispatch.register_pre("guard", READ, lambda ctx: None)
     assert nx.dispatch.live == {READ}
+
+
+def test_only_calls_of_a_point_that_is_hooked_leave_the_bare_way(nx: NexusFS) -> None:
+    def ways() -> dict[str, object]:
+        return {name: way for name, way in vars(nx._entry).items() if not name.startswith("_")}
+
+    bare = ways()
+    hook = Recorder().on_mutation
+    nx.dispatch.register_pre("guard", READ, hook)
+    assert {name for name, way in ways().items() if way != bare[name]} == {"read", "reading"}
+    nx.dispatch.register_observer("o", observer := Recorder())
+    assert ways()["stat"] == bare["stat"]
+    assert ways()["write_file"] != bare["write_file"]
+    nx.dispatch.unregister_observer("o", observer)
+    nx.dispatch.unregister_pre("guard", READ, hook)
+    assert ways() == bare
+
+
+def test_a_resolver_without_a_prefix_is_on_the_way_of_every_call(nx: NexusFS) -> None:
+    bare = dict(vars(nx._entry))
+    nx.dispatch.register_resolver("r", Under())
+    same = {name for name, way in vars(nx._entry).items() if way == bare[name]}
+    assert {name for name in same if not name.startswith("_")} == set()
+
+
+def test_a_system_call_kept_from_before_meets_hooks_that_come_later(nx: NexusFS) -> None:
+    seen: list[str] = []
+    nx.write("/f", b"x")
+    kept = nx.sys_read
+    nx.dispatch.register_pre("guard", READ, lambda ctx: seen.append(ctx.path))
+    assert kept("/f") == b"x"
+    assert seen == ["/f"]
+
+
+def test_a_path_that_a_hook_left_is_checked_as_one_that_a_caller_gave(nx: NexusFS) -> None:
+    nx.write("/d/f", b"x")
+
+    def elsewhere(ctx: ReadContext) -> None:
+        ctx.path = "/d//./f" if ctx.path == "/a" else "/../f"
+
+    nx.dispatch.register_pre("turn", READ, elsewhere)
+    assert nx.sys_read("/a") == b"x"
+    with pytest.raises(InvalidPathError):
+        nx.sys_read("/b")
 
 
 def test_a_read_hook_can_choose_what_is_read(nx: NexusFS) -> None:
@@ -737,8 +787,9 @@ def test_a_call_that_waits_holds_up_neither_locks_nor_the_removal_of_its_hooks(
     assert nx.locks.held() == {}
     assert caller.is_alive()
     nx.write("/new", b"x")
-    nx._write_at("/q", b"message", 0, None, 0.0, None)
-    nx._read("/full", None, 0, None, 0.0, None)
+    content = ContentCalls(nx._kernel)
+    content.write_at("/q", nx._context, b"message", 0, None, 0.0)
+    content.read("/full", nx._context, None, 0, None, 0.0)
     nx.sys_unlock("/locked", lock_id)
     caller.join(LONG_S)
     assert not caller.is_alive()

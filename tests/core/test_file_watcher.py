@@ -18,6 +18,7 @@ from nexus.core.inode_table import Transaction
 from nexus.core.nexus_fs import NexusFS
 from nexus.core.sealed_store import SealedStore
 from nexus.factory.boot import Settings, boot
+from nexus.lib.steps import run_async
 from nexus.sdk import collect, connect
 from nexus.storage.metastore.memory import MemoryMetastore
 from nexus.testing.semaphore import ManualClock
@@ -136,7 +137,7 @@ def test_only_watches_that_a_change_concerns_are_woken():
     woken: list[str] = []
 
     async def follow(path: str, recursive: bool) -> None:
-        assert await watcher.wait_async("root", path, PATIENT_S, recursive, None)
+        assert await run_async(watcher.watching("root", path, PATIENT_S, recursive, None))
         woken.append(f"{path}{'/**' if recursive else ''}")
 
     async def scenario() -> None:

@@ -18,6 +18,7 @@ from nexus.contracts.errors import (
     WouldBlock,
 )
 from nexus.core.pipe_manager import Pipe, PipeManager
+from nexus.lib.steps import run_async
 
 PATIENT_S = 60.0
 A_MOMENT_S = 0.001
@@ -128,8 +129,8 @@ def test_2_who_stood_behind_a_writer_that_gave_up_goes_on(pool: ThreadPoolExecut
     pipe.write(PATH, b"aaaaaa")
 
     async def scenario() -> None:
-        large = await begin(pipe, pipe.write_async(PATH, b"bbbb", PATIENT_S))
-        small = await begin(pipe, pipe.write_async(PATH, b"c", PATIENT_S))
+        large = await begin(pipe, run_async(pipe.writing(PATH, b"bbbb", PATIENT_S)))
+        small = await begin(pipe, run_async(pipe.writing(PATH, b"c", PATIENT_S)))
         large.cancel()
         await asyncio.gather(large, return_exceptions=True)
         await small
@@ -162,7 +163,7 @@ def test_3_a_timeout_of_zero_does_not_wait(pipe: Pipe):
     with pytest.raises(WouldBlock):
         pipe.write(PATH, b"9", 0)
     with pytest.raises(WouldBlock):
-        asyncio.run(pipe.write_async(PATH, b"9", 0))
+        asyncio.run(run_async(pipe.writing(PATH, b"9", 0)))
     assert pipe.info().queued_messages == 1
 
 
@@ -176,10 +177,10 @@ def test_3_a_wait_ends_at_its_timeout_with_nothing_taken_or_written(pipe: Pipe):
         pipe.write(PATH, b"9", A_MOMENT_S)
     assert pipe.info() == (8, 8, 1, 0, 0)
     with pytest.raises(WaitTimeoutError):
-        asyncio.run(pipe.write_async(PATH, b"9", A_MOMENT_S))
+        asyncio.run(run_async(pipe.writing(PATH, b"9", A_MOMENT_S)))
     assert pipe.read(PATH) == b"12345678"
     with pytest.raises(WaitTimeoutError):
-        asyncio.run(pipe.read_async(PATH, A_MOMENT_S))
+        asyncio.run(run_async(pipe.reading(PATH, A_MOMENT_S)))
 
 
 def test_3_a_message_larger_than_the_pipe_is_refused(pipe: Pipe):
@@ -189,7 +190,7 @@ def test_3_a_message_larger_than_the_pipe_is_refused(pipe: Pipe):
 
 def test_4_a_message_whose_awaited_read_was_cancelled_is_the_first_again(pipe: Pipe):
     async def scenario() -> None:
-        task = await begin(pipe, pipe.read_async(PATH))
+        task = await begin(pipe, run_async(pipe.reading(PATH)))
         pipe.write(PATH, b"first")
         pipe.write(PATH, b"2nd")
         task.cancel()
@@ -202,8 +203,8 @@ def test_4_a_message_whose_awaited_read_was_cancelled_is_the_first_again(pipe: P
 
 def test_4_a_message_whose_awaited_read_was_cancelled_goes_to_the_next_reader(pipe: Pipe):
     async def scenario() -> bytes:
-        first = await begin(pipe, pipe.read_async(PATH))
-        second = await begin(pipe, pipe.read_async(PATH))
+        first = await begin(pipe, run_async(pipe.reading(PATH)))
+        second = await begin(pipe, run_async(pipe.reading(PATH)))
         pipe.write(PATH, b"news")
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
@@ -239,7 +240,7 @@ def test_5_closing_wakes_everyone(pool: ThreadPoolExecutor):
     writer = write_later(pool, pipe, b"9")
 
     async def scenario() -> None:
-        task = await begin(pipe, pipe.write_async(PATH, b"10"))
+        task = await begin(pipe, run_async(pipe.writing(PATH, b"10")))
         manager.close("the filesystem is closed")
         with pytest.raises(ClosedError):
             await task
@@ -265,7 +266,7 @@ def test_a_pipe_opened_again_is_the_same_one_until_it_is_removed():
 def test_a_thousand_awaited_readers_hold_no_thread(pipe: Pipe):
     async def scenario() -> list[bytes]:
         before = threading.active_count()
-        tasks = [asyncio.ensure_future(pipe.read_async(PATH)) for _ in range(1000)]
+        tasks = [asyncio.ensure_future(run_async(pipe.reading(PATH))) for _ in range(1000)]
         await asyncio.wait(tasks, timeout=0)
         assert pipe.info().waiting_readers == 1000
         assert threading.active_count() == before

@@ -8,6 +8,7 @@ import pytest
 from nexus.contracts.errors import ClosedError, EndOfStreamError, PathNotFoundError
 from nexus.contracts.stream_backend import StreamBackend, StreamInfo, StreamStore
 from nexus.core.stream_manager import Stream, StreamManager
+from nexus.lib.steps import run_async
 
 PATH = "/s"
 PATIENT_S = 60.0
@@ -92,7 +93,7 @@ def test_4_what_a_backend_announces_wakes_the_reader(backend: FakeBackend):
     stream = Stream(backend)
 
     async def scenario() -> bytes:
-        reader = asyncio.ensure_future(stream.read_async(PATH, 0, PATIENT_S))
+        reader = asyncio.ensure_future(run_async(stream.reading(PATH, 0, PATIENT_S)))
         while not stream.waiting():
             await asyncio.wait([reader], timeout=0)
         backend.messages.append(b"from elsewhere")
@@ -119,7 +120,7 @@ def test_4_the_end_of_a_stream_ends_the_wait(backend: FakeBackend):
     stream = Stream(backend)
 
     async def scenario() -> None:
-        reader = asyncio.ensure_future(stream.read_async(PATH, 0, PATIENT_S))
+        reader = asyncio.ensure_future(run_async(stream.reading(PATH, 0, PATIENT_S)))
         while not stream.waiting():
             await asyncio.wait([reader], timeout=0)
         backend.ended = True

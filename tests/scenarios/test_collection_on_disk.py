@@ -42,7 +42,7 @@ def object_count(nx: NexusFilesystem) -> tuple[int, int]:
     assert isinstance(store, CasStore)
     packed = store._objects
     assert isinstance(packed, SegmentObjects)
-    return len(list(store.list_objects())), sum(entry.aside for entry in packed._entries())
+    return len(list(store.list_objects())), sum(entry.aside for entry in packed._segments.entries())
 
 
 def write_over_days(nx: NexusFilesystem, clock: Clock) -> None:

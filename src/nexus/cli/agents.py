@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from nexus.cli.context import JsonOption, session
@@ -169,7 +169,7 @@ def _show(output: Output, agents: Sequence[Agent]) -> None:
 
 
 def _fields(agent: Agent) -> dict[str, Any]:
-    return asdict(agent)
+    return msgspec.structs.asdict(agent)
 
 
 def _pair(text: str) -> tuple[str, str]:

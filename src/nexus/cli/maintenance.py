@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from nexus.cli.context import (
@@ -51,7 +51,7 @@ def fsck(
             raise typer.Exit(EXIT_DIFFERS) from error
         with output.progress(unit="mixed") as progress:
             report = check(nx, repair=repair, content=content, progress=progress)
-    _print_check(output, {"clean": report.clean} | asdict(report))
+    _print_check(output, {"clean": report.clean} | msgspec.to_builtins(report))
     if not report.clean:
         raise typer.Exit(EXIT_DIFFERS)
 
@@ -126,7 +126,7 @@ def gc(
                 dry_run=dry_run,
                 progress=progress,
             )
-        _print_collection(output, asdict(report))
+        _print_collection(output, msgspec.to_builtins(report))
 
 
 def _print_collection(output: Output, report: dict[str, Any]) -> None:

@@ -8,15 +8,15 @@ Nothing in it survives a restart. Unix counterparts: ``/dev/shm`` and a message 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+import msgspec
 
 MAX_NAME_BYTES: Final = 4608
 """The longest key, topic or pattern: a longest path with room for what stands before it."""
 
 
-@dataclass(frozen=True, slots=True)
-class CacheCapabilities:
+class CacheCapabilities(msgspec.Struct, frozen=True):
     """What a store does. ``shared``: other processes have the same values and messages."""
 
     keeps: bool = True

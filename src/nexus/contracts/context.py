@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from nexus.contracts.errors import InvalidArgumentError, shown
 
@@ -10,8 +10,7 @@ ROOT_ZONE_ID = "root"
 """The one zone of a standalone filesystem."""
 
 
-@dataclass(frozen=True, slots=True)
-class OperationContext:
+class OperationContext(msgspec.Struct, frozen=True):
     """The identity that every call carries and every mutation records.
 
     ``run_id`` groups the mutations of one run of an agent, so that they can be found and undone

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 
 class StoredEntry(NamedTuple):
@@ -44,8 +45,7 @@ class Batch(NamedTuple):
     deletes: Sequence[bytes] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class MetastoreCapabilities:
+class MetastoreCapabilities(msgspec.Struct, frozen=True):
     """What a driver promises beyond the required calls. None as a limit: no limit declared."""
 
     persistent: bool

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from nexus.contracts.errors import ConflictError, ContentNotFoundError
 from nexus.contracts.metadata import Buffer
@@ -41,8 +42,7 @@ class Leftovers(NamedTuple):
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class TransportCapabilities:
+class TransportCapabilities(msgspec.Struct, frozen=True):
     """What a transport can do, as data."""
 
     persistent: bool
@@ -241,8 +241,7 @@ class StoredObject(NamedTuple):
     modified_at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectStoreCapabilities:
+class ObjectStoreCapabilities(msgspec.Struct, frozen=True):
     """What an object store can do, as data."""
 
     authoritative_namespace: bool

@@ -30,8 +30,9 @@ is called again for that call.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import msgspec
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.file_events import FileEvent
@@ -44,15 +45,13 @@ PRE: Final = "pre"
 POST: Final = "post"
 
 
-@dataclass(slots=True)
-class VFSContext:
+class VFSContext(msgspec.Struct):
     """One call on its way: a canonical path, and who calls. Belongs to the calling thread."""
 
     path: str
     context: OperationContext
 
 
-@dataclass(slots=True)
 class ReadContext(VFSContext):
     """sys_read: ``count`` bytes (None: to the end) from ``offset``, of a version (None: now).
 
@@ -65,7 +64,6 @@ class ReadContext(VFSContext):
     timeout: float | None = None
 
 
-@dataclass(slots=True)
 class WriteContext(VFSContext):
     """sys_write, or the write of one whole file, whose ``offset`` is None.
 
@@ -81,42 +79,36 @@ class WriteContext(VFSContext):
     timeout: float | None = None
 
 
-@dataclass(slots=True)
 class BatchContext(VFSContext):
     """write_batch: many whole files in one commit; ``path`` is that of the first."""
 
     requests: Sequence[WriteRequest] = ()
 
 
-@dataclass(slots=True)
 class DeleteContext(VFSContext):
     """sys_unlink of anything but a directory; ``recursive`` is allowed and has no effect."""
 
     recursive: bool = False
 
 
-@dataclass(slots=True)
 class RmdirContext(VFSContext):
     """sys_unlink of a directory."""
 
     recursive: bool = False
 
 
-@dataclass(slots=True)
 class RenameContext(VFSContext):
     """sys_rename of ``path`` to ``new_path``."""
 
     new_path: str = ""
 
 
-@dataclass(slots=True)
 class CopyContext(VFSContext):
     """sys_copy of ``path`` to ``new_path``."""
 
     new_path: str = ""
 
 
-@dataclass(slots=True)
 class MkdirContext(VFSContext):
     """sys_setattr with DT_DIR."""
 
@@ -124,7 +116,6 @@ class MkdirContext(VFSContext):
     exist_ok: bool = False
 
 
-@dataclass(slots=True)
 class MknodContext(VFSContext):
     """sys_setattr with DT_PIPE or DT_STREAM: a capacity of None is the default."""
 
@@ -132,14 +123,12 @@ class MknodContext(VFSContext):
     capacity_bytes: int | None = None
 
 
-@dataclass(slots=True)
 class StatContext(VFSContext):
     """sys_stat, and with it access, exists and is_directory."""
 
     include_lock: bool = False
 
 
-@dataclass(slots=True)
 class ReaddirContext(VFSContext):
     """sys_readdir of one page."""
 
@@ -149,33 +138,28 @@ class ReaddirContext(VFSContext):
     details: bool = False
 
 
-@dataclass(slots=True)
 class SetattrContext(VFSContext):
     """sys_setattr of the attributes of something that exists."""
 
     attrs: dict[str, Any]
 
 
-@dataclass(slots=True)
 class MountContext(VFSContext):
     """sys_setattr with DT_MOUNT. ``backend`` is a driver or a description of one."""
 
     backend: ObjectStoreABC | Any
 
 
-@dataclass(slots=True)
 class UnmountContext(VFSContext):
     """sys_unlink of a mount point."""
 
 
-@dataclass(slots=True)
 class ContentContext(VFSContext):
     """A call by content hash in the mount that holds ``path``; ``writing`` stores content."""
 
     writing: bool = False
 
 
-@dataclass(slots=True)
 class LockContext(VFSContext):
     """sys_lock; with the ``lock_id`` of a held lock it is to be extended."""
 
@@ -186,7 +170,6 @@ class LockContext(VFSContext):
     timeout: float = 0.0
 
 
-@dataclass(slots=True)
 class UnlockContext(VFSContext):
     """sys_unlock of one hold, or with ``force`` of every one."""
 
@@ -194,7 +177,6 @@ class UnlockContext(VFSContext):
     force: bool = False
 
 
-@dataclass(slots=True)
 class WatchContext(VFSContext):
     """sys_watch for one event."""
 
@@ -343,8 +325,7 @@ def post(point: HookPoint[C, R], hook: VFSPostHook[C, R]) -> Interceptor:
     return Interceptor(point, POST, hook)
 
 
-@dataclass(frozen=True, slots=True)
-class HookSpec:
+class HookSpec(msgspec.Struct, frozen=True):
     """All hooks of a service: what its ``hook_spec()`` returns. They come and go together."""
 
     resolvers: tuple[VFSPathResolver, ...] = ()

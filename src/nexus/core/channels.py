@@ -26,6 +26,7 @@ from nexus.contracts.object_store import Leftovers
 from nexus.contracts.stream_backend import StreamStore
 from nexus.core.pipe_manager import DEFAULT_PIPE_BYTES, Pipe, PipeManager
 from nexus.core.stream_manager import DEFAULT_STREAM_BYTES, Stream, StreamManager
+from nexus.lib.steps import Steps, off_loop
 
 _LONGEST_WAIT_S: Final = 1e9
 MIN_CHANNEL_BYTES: Final = 64
@@ -42,18 +43,16 @@ class Channel(ABC):
         """Return a message, waiting for it. Errors: as sys_read."""
 
     @abstractmethod
-    async def read_async(self, path: str, offset: int, timeout_s: float | None) -> bytes:
-        """As :meth:`read`, holding no thread while it waits."""
+    def reading(self, path: str, offset: int, timeout_s: float | None) -> Steps[bytes]:
+        """As :meth:`read`, for a thread or a task."""
 
     @abstractmethod
     def write(self, path: str, message: bytes, timeout_s: float | None) -> dict[str, Any]:
         """Add a message; return what a write answers. Errors: as sys_write."""
 
     @abstractmethod
-    async def write_async(
-        self, path: str, message: bytes, timeout_s: float | None
-    ) -> dict[str, Any]:
-        """As :meth:`write`, holding no thread while it waits."""
+    def writing(self, path: str, message: bytes, timeout_s: float | None) -> Steps[dict[str, Any]]:
+        """As :meth:`write`, for a thread or a task."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -72,18 +71,16 @@ class PipeChannel(Channel):
         _check_no_offset("read", path, offset)
         return self._pipe.read(path, timeout_s)
 
-    async def read_async(self, path: str, offset: int, timeout_s: float | None) -> bytes:
+    def reading(self, path: str, offset: int, timeout_s: float | None) -> Steps[bytes]:
         _check_no_offset("read", path, offset)
-        return await self._pipe.read_async(path, timeout_s)
+        return self._pipe.reading(path, timeout_s)
 
     def write(self, path: str, message: bytes, timeout_s: float | None) -> dict[str, Any]:
         self._pipe.write(path, message, timeout_s)
         return {"path": path, "bytes_written": len(message)}
 
-    async def write_async(
-        self, path: str, message: bytes, timeout_s: float | None
-    ) -> dict[str, Any]:
-        await self._pipe.write_async(path, message, timeout_s)
+    def writing(self, path: str, message: bytes, timeout_s: float | None) -> Steps[dict[str, Any]]:
+        yield from self._pipe.writing(path, message, timeout_s)
         return {"path": path, "bytes_written": len(message)}
 
     def describe(self) -> dict[str, Any]:
@@ -103,20 +100,16 @@ class StreamChannel(Channel):
     def read(self, path: str, offset: int, timeout_s: float | None) -> bytes:
         return self._stream.read(path, offset, timeout_s)
 
-    async def read_async(self, path: str, offset: int, timeout_s: float | None) -> bytes:
-        return await self._stream.read_async(path, offset, timeout_s)
+    def reading(self, path: str, offset: int, timeout_s: float | None) -> Steps[bytes]:
+        return self._stream.reading(path, offset, timeout_s)
 
     def write(self, path: str, message: bytes, timeout_s: float | None) -> dict[str, Any]:
         offset = self._stream.append(path, message)
         return {"path": path, "bytes_written": len(message), "offset": offset}
 
-    async def write_async(
-        self, path: str, message: bytes, timeout_s: float | None
-    ) -> dict[str, Any]:
-        import asyncio  # at the top it would cost every start of the kernel
-
+    def writing(self, path: str, message: bytes, timeout_s: float | None) -> Steps[dict[str, Any]]:
         # An append never waits for readers, but it may for the disk.
-        return await asyncio.to_thread(self.write, path, message, timeout_s)
+        return off_loop(lambda: self.write(path, message, timeout_s))
 
     def describe(self) -> dict[str, Any]:
         info = self._stream.info()

@@ -15,7 +15,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+
+import msgspec
 
 from nexus.contracts.errors import BusyError, InvalidArgumentError, shown
 from nexus.contracts.lock_manager import LockManagerABC
@@ -31,8 +32,7 @@ _BATCH = 500
 Progress = Callable[[str, int], None]
 
 
-@dataclass(slots=True)
-class CollectionReport:
+class CollectionReport(msgspec.Struct):
     """What a collection did, or with ``dry_run`` would do."""
 
     dry_run: bool

@@ -25,10 +25,12 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
 
 from nexus.contracts.errors import InvalidArgumentError
 from nexus.contracts.vfs_hooks import (
@@ -51,6 +53,7 @@ from nexus.contracts.vfs_hooks import (
 from nexus.core.observers import ObserverHub, Operation
 from nexus.core.sealed_store import SealedStore
 from nexus.lib.paths import normalize, parent
+from nexus.lib.steps import Step, Steps
 
 HANG_TIMEOUT_S: Final = 30.0
 _LOOKS: Final = 32
@@ -58,8 +61,6 @@ _LOOKS: Final = 32
 
 C = TypeVar("C", bound=VFSContext)
 R = TypeVar("R")
-T = TypeVar("T")
-P = ParamSpec("P")
 
 _log = logging.getLogger(__name__)
 
@@ -71,18 +72,17 @@ class _Registered(NamedTuple):
     function: Callable[..., Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Tables:
+class _Tables(msgspec.Struct, frozen=True):
     """All hooks as of one moment. ``calls`` are those that see them, guarded by the mutex."""
 
     registered: tuple[_Registered, ...] = ()
-    hooks: Mapping[tuple[HookPoint[Any, Any], str], tuple[_Registered, ...]] = field(
+    hooks: Mapping[tuple[HookPoint[Any, Any], str], tuple[_Registered, ...]] = msgspec.field(
         default_factory=dict
     )
-    by_prefix: Mapping[str, tuple[_Registered, ...]] = field(default_factory=dict)
+    by_prefix: Mapping[str, tuple[_Registered, ...]] = msgspec.field(default_factory=dict)
     without_prefix: tuple[_Registered, ...] = ()
     meter: _Registered | None = None
-    calls: set[_Call] = field(default_factory=set)
+    calls: set[_Call] = msgspec.field(default_factory=set)
 
 
 class _Call:
@@ -92,11 +92,10 @@ class _Call:
     at any moment, so ``hook`` is set last.
     """
 
-    __slots__ = ("around", "current", "hook", "operation", "point", "reported", "started", "tables")
+    __slots__ = ("around", "hook", "operation", "point", "reported", "started", "tables")
 
     def __init__(self, local: _Local) -> None:
-        self.around = local.innermost  # what the thread's marks are set back to
-        self.current = local.current
+        self.around = local.innermost  # what the thread's mark is set back to
         self.tables: _Tables | None = None
         self.operation: Operation | None = None
         self.hook: _Registered | None = None
@@ -106,10 +105,9 @@ class _Call:
 
 
 class _Local(threading.local):
-    """Of a thread: its innermost call, and the call that is in the kernel, not in a hook, now."""
+    """Of a thread: its innermost call that is counted."""
 
     innermost: _Call | None = None
-    current: _Call | None = None
 
 
 class KernelDispatch:
@@ -125,6 +123,8 @@ class KernelDispatch:
     ) -> None:
         self.live: frozenset[HookPoint[Any, Any]] = frozenset()
         """The points at which a call has to go through :meth:`run`."""
+        self.on_live: Callable[[frozenset[HookPoint[Any, Any]]], None] = lambda live: None
+        """Called under the mutex whenever :attr:`live` was replaced, with what it is now."""
         self.observers = observers or ObserverHub(clock, hang_timeout_s)
         self._store = store
         self._clock = clock
@@ -240,9 +240,13 @@ class KernelDispatch:
             not isinstance(entry.item, Interceptor) for entry in self._tables.registered
         )
         hooked = {point for point, _ in self._tables.hooks}
-        self.live = frozenset(
+        self._set_live(
             point for point in POINTS if every or point in hooked or (observed and point.mutates)
         )
+
+    def _set_live(self, points: Iterable[HookPoint[Any, Any]]) -> None:
+        self.live = frozenset(points)
+        self.on_live(self.live)
 
     def _drain(self, owner: str) -> None:
         """Wait until no other call sees a table that was replaced."""
@@ -262,95 +266,72 @@ class KernelDispatch:
     def run(self, point: HookPoint[C, R], ctx: C, call: Callable[[C], R]) -> R:
         """Take one call through its phases. Errors: those of resolvers, PRE hooks and the call."""
         account = _Call(self._local)
-        try:
-            tables = self._begin(account)
-            if tables.meter is None:
-                return self._run(account, point, ctx, call)
-            with self._metered(account, point, ctx):
-                return self._run(account, point, ctx, call)
-        finally:
-            self._end(account)
-
-    def _run(self, account: _Call, point: HookPoint[C, R], ctx: C, call: Callable[[C], R]) -> R:
-        handled = self._before(account, point, ctx)
-        if handled is not None:
-            return handled.result  # type: ignore[no-any-return]
-        local, observers = self._local, self.observers
-        # Who begins to observe meanwhile gets the events of later calls alone.
-        account.operation = observers.begin() if observers else None
-        try:
-            local.current = account
-            result = call(ctx)
-            local.current = None
-            self._after(account, point, ctx, result)
-            return result
-        finally:
-            local.current = None
-            if account.operation is not None:
-                observers.end(account.operation)
-
-    @contextmanager
-    def _metered(
-        self, account: _Call, point: HookPoint[Any, Any], ctx: VFSContext
-    ) -> Iterator[None]:
         started, failed = self._clock(), True
         try:
-            yield
-            failed = False
-        finally:
-            # One that came or went while the call waited hears of it, or does not.
-            meter = _tables_seen(account).meter
-            if meter is not None:
-                self._measure(account, meter, point, ctx, started, failed)
-
-    def _measure(
-        self,
-        account: _Call,
-        meter: _Registered,
-        point: HookPoint[Any, Any],
-        ctx: VFSContext,
-        started: float,
-        failed: bool,
-    ) -> None:
-        measured = (point, ctx, self._clock() - started, failed)
-        self._call_logged(account, meter, point, ctx, measured)
-
-    async def run_async(
-        self, point: HookPoint[C, R], ctx: C, call: Callable[[C], Awaitable[R]]
-    ) -> R:
-        """As :meth:`run`, for a call that waits without a thread and commits no events.
-
-        Hooks run in the thread of the event loop.
-        """
-        started, failed = self._clock(), True
-        try:
-            with self._counted() as account:
-                handled = self._before(account, point, ctx)
+            self._begin(account)
+            result: R
+            handled = self._before(account, point, ctx)
             if handled is not None:
-                failed = False
-                return handled.result  # type: ignore[no-any-return]
-            result = await call(ctx)
-            with self._counted() as account:
+                result = handled.result
+            else:
+                result = call(ctx)
                 self._after(account, point, ctx, result)
             failed = False
             return result
         finally:
-            if self._tables.meter is not None:
-                with self._counted() as account:
-                    meter = _tables_seen(account).meter
-                    if meter is not None:
-                        self._measure(account, meter, point, ctx, started, failed)
+            self._end(account)
+            self._measure(point, ctx, started, failed)
 
-    def wait_in(self, wait: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do what the call under way may wait in, and do not count the call meanwhile."""
-        account = self._local.current
-        if account is None:
-            return wait(*args, **kwargs)  # nothing was hooked where the call began
-        self._leave(account)
+    def steps(self, point: HookPoint[C, R], ctx: C, call: Callable[[C], Steps[R]]) -> Steps[R]:
+        """As :meth:`run`, for a call that may wait, in a thread or a task.
+
+        It is not counted while it waits. Where a task waits, hooks run in the event loop's thread.
+        """
+        account = _Call(self._local)
+        started, failed = self._clock(), True
         try:
-            return wait(*args, **kwargs)
+            result = yield from self._counted(account, self._phases(account, point, ctx, call))
+            failed = False
+            return result
         finally:
-            self._enter(account)
+            self._measure(point, ctx, started, failed)
+
+    def _counted(self, account: _Call, phases: Steps[R]) -> Steps[R]:
+        """Take a call through its phases, counted between the times in which it waits."""
+        resume: Callable[[], Step] = phases.__next__
+        try:
+            while True:
+                account.around = self._local.innermost
+                try:
+                    self._begin(account)
+                    at = resume()
+                except StopIteration as done:
+                    result: R = done.value
+                    return result
+                finally:
+                    self._end(account)
+                try:
+                    found = yield at
+                except BaseException as error:  # noqa: BLE001 - handed to the call
+                    resume = partial(phases.throw, error)
+                else:
+                    resume = partial(phases.send, found)
+        finally:
+            phases.close()
+
+    def _phases(
+        self,
+        account: _Call,
+        point: HookPoint[C, R],
+        ctx: C,
+        call: Callable[[C], Steps[R]],
+    ) -> Steps[R]:
+        handled = self._before(account, point, ctx)
+        if handled is not None:
+            return handled.result  # type: ignore[no-any-return]
+        result = yield from call(ctx)
+        self._after(account, point, ctx, result)
+        return result
 
     def _before(
         self, account: _Call, point: HookPoint[Any, Any], ctx: VFSContext
@@ -382,7 +363,7 @@ class KernelDispatch:
     ) -> None:
         """Call POST hooks that are registered nowhere, by the same rules: those of a driver."""
         entries = _registered(owner, HookSpec(interceptors=tuple(interceptors)))
-        with self._counted() as account:
+        with self._alone() as account:
             self._call_posts(account, entries, point, ctx, result)
 
     def _call_posts(
@@ -428,41 +409,51 @@ class KernelDispatch:
                     self._report_if_overdue_locked(account)
             account.hook = None
 
-    @contextmanager
-    def _counted(self) -> Iterator[_Call]:
-        account = _Call(self._local)
-        try:
-            self._begin(account)
-            yield account
-        finally:
-            self._end(account)
-
-    def _begin(self, account: _Call) -> _Tables:
-        """Count a call of this thread, with no call of it in the kernel."""
-        local = self._local
-        local.innermost, local.current = account, None
-        return self._enter(account)
-
-    def _end(self, account: _Call) -> None:
-        self._leave(account)
-        local = self._local
-        local.innermost, local.current = account.around, account.current
-
-    def _enter(self, account: _Call) -> _Tables:
+    def _begin(self, account: _Call) -> None:
+        """Let a call see the tables of this moment, and collect what it commits in this thread."""
+        self._local.innermost = account
         with self._mutex:
             if self._clock() >= self._next_look:
                 self._report_overdue_locked()
-            account.tables = tables = self._tables
-            tables.calls.add(account)
-            return tables
+            account.tables = self._tables
+            account.tables.calls.add(account)
+        if self.observers:
+            # Who begins to observe meanwhile gets the events of later calls alone.
+            account.operation = self.observers.begin()
 
-    def _leave(self, account: _Call) -> None:
+    def _end(self, account: _Call) -> None:
+        if account.operation is not None:
+            self.observers.end(account.operation)
+            account.operation = None
         with self._mutex:
             if account.tables is not None:
                 account.tables.calls.discard(account)
                 account.tables = None
             if self._retired:
                 self._left.notify_all()
+        self._local.innermost = account.around
+
+    def _measure(
+        self, point: HookPoint[Any, Any], ctx: VFSContext, started: float, failed: bool
+    ) -> None:
+        """Tell the meter of a call. One that came or went meanwhile hears of it, or does not."""
+        if self._tables.meter is None:
+            return
+        with self._alone() as account:
+            meter = _tables_seen(account).meter
+            if meter is not None:
+                measured = (point, ctx, self._clock() - started, failed)
+                self._call_logged(account, meter, point, ctx, measured)
+
+    @contextmanager
+    def _alone(self) -> Iterator[_Call]:
+        """Count hooks that are called outside of any call."""
+        account = _Call(self._local)
+        try:
+            self._begin(account)
+            yield account
+        finally:
+            self._end(account)
 
     def report_overdue(self) -> None:
         """Report hooks and observers that hang; mediated calls do so by the way."""
@@ -498,7 +489,7 @@ class KernelDispatch:
 
     def in_forked_child(self) -> None:
         """Leave every call to the kernel, which refuses it. Takes no lock, as nothing will here."""
-        self.live = frozenset()
+        self._set_live(())
 
     def close(self) -> None:
         """Hand out what observers still wait for, then end their workers."""

@@ -35,6 +35,7 @@ from nexus.contracts.file_events import (
 from nexus.core.inode_table import decode_event
 from nexus.core.sealed_store import SCAN_PAGE, SealedStore, revision_key
 from nexus.lib.paths import is_below, parent
+from nexus.lib.steps import Steps
 from nexus.lib.waiting import Waiter, WaitQueue
 
 _WHOLE_REVISION: Final = (1 << 32) - 1
@@ -114,14 +115,14 @@ class FileWatcher:
 
     # -- watching -----------------------------------------------------------------------------
 
-    def wait(
+    def watching(
         self,
         zone_id: str,
         path: str,
         timeout_s: float,
         recursive: bool,
         since: int | str | None,
-    ) -> FileEvent | None:
+    ) -> Steps[FileEvent | None]:
         """Return the next event after ``since``, or None when there is none in time.
 
         Errors: EventsLost, InvalidArgumentError, ClosedError, CorruptionError.
@@ -134,29 +135,8 @@ class FileWatcher:
                 event = self._next(watch)
                 if event is not None:
                     return event
-                if waiter.wait(max(deadline - self._clock(), 0.0)) is None:
-                    return self._next(watch)  # who committed may have been interrupted
-            finally:
-                self._leave(watch.interest, waiter)
-
-    async def wait_async(
-        self,
-        zone_id: str,
-        path: str,
-        timeout_s: float,
-        recursive: bool,
-        since: int | str | None,
-    ) -> FileEvent | None:
-        """As :meth:`wait`, without a thread."""
-        watch = self._start(zone_id, path, timeout_s, recursive, since)
-        deadline = self._clock() + timeout_s
-        while True:
-            waiter = self._enter(watch.interest)
-            try:
-                event = self._next(watch)
-                if event is not None:
-                    return event
-                if await waiter.wait_async(max(deadline - self._clock(), 0.0)) is None:
+                woken = yield from waiter.steps(max(deadline - self._clock(), 0.0))
+                if woken is None:
                     return self._next(watch)  # who committed may have been interrupted
             finally:
                 self._leave(watch.interest, waiter)

@@ -13,8 +13,9 @@ bytes for each current record with a path of 40 characters, then 130 for each ob
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from nexus.contracts.errors import ContentNotFoundError, CorruptionError, NexusError
 from nexus.contracts.metadata import FileMetadata
@@ -34,8 +35,7 @@ _BROUGHT_BACK = "object {} was in quarantine, or damaged around its bytes"
 _UNSEEN: Any = object()
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """One finding: what is wrong with which object, what to do, and whether repair did it."""
 
     object: str
@@ -44,15 +44,14 @@ class Problem:
     repaired: bool = False
 
 
-@dataclass(slots=True)
-class FsckReport:
+class FsckReport(msgspec.Struct):
     """The outcome of a check. ``clean`` means that nothing harmful is left."""
 
     records: int = 0
     files: int = 0
     objects: int = 0
     bytes_verified: int = 0
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = msgspec.field(default_factory=list)
 
     @property
     def clean(self) -> bool:
@@ -145,8 +144,7 @@ class Checker:
         self._findings.append(_Finding(what, problem, does, left))
 
 
-@dataclass(slots=True)
-class _Finding:
+class _Finding(msgspec.Struct):
     """A problem, what repair does about it, and what is then left to the user."""
 
     object: str

@@ -164,7 +164,9 @@ class InodeTable:
         found: Inode | None = self._cache.get(path, _UNKNOWN)
         if found is not _UNKNOWN:
             return found
-        if self._is_impossible(path):
+        slash = path.rfind("/")
+        names = self._possible.get(path[:slash] or "/")
+        if names is not None and path[slash + 1 :] not in names:
             return None
         epoch = self._epoch
         record = self.store.get(self.key(path))
@@ -323,51 +325,58 @@ class InodeTable:
 
     def begin(self, commit: object, changes: dict[str, Change]) -> None:
         """Drop what a commit is about to change, and keep nothing new until :meth:`end`."""
+        moved = [(path, change) for path, change in changes.items() if change.moves_name]
         with self._cache_lock:
             self._committing.add(commit)
-            self._drop_locked(changes)
-            if self.has_whole_trees and self.store.cacheable:
-                self._note_possible_locked(changes)
+            self._drop_locked(changes, moved)
+            if moved and self.has_whole_trees and self.store.cacheable:
+                self._note_possible_locked(moved)
 
     def end(self, commit: object, changes: dict[str, Change], written: dict[bytes, Sealed]) -> None:
         """Keep what the commit has ``written``; nothing after one that failed."""
+        moved = [(path, change) for path, change in changes.items() if change.moves_name]
+        cacheable = self.store.cacheable
         with self._cache_lock:
             self._committing.discard(commit)
-            self._drop_locked(changes)
+            self._drop_locked(changes, moved)
             for path, change in changes.items():
                 record = written.get(change.key)
-                if record is not None and change.meta is not None and self.store.cacheable:
+                if record is not None and change.meta is not None and cacheable:
                     self._keep_locked(path, Inode(change.meta, record))
 
-    def _note_possible_locked(self, changes: dict[str, Change]) -> None:
+    def _note_possible_locked(self, moved: list[tuple[str, Change]]) -> None:
         """Note which names may be in directories that were made here, before they are there."""
-        for path, change in changes.items():
+        for path, change in moved:
             # Where a directory's own record was lost, its entries are there before it.
             if change.makes_directory and not self.store.holds_any(self._children_prefix(path)):
                 self._forget_possible_locked(path)
                 self._possible[path] = set()
-        for path, change in changes.items():
-            names = self._possible.get(parent(path)) if change.makes_name else None
+        for path, change in moved:
+            if change.meta is None:
+                continue
+            directory = parent(path)
+            names = self._possible.get(directory)
             if names is not None:
                 names.add(name(path))
                 self._possible_names += 1
                 if len(names) > _LARGEST_CACHED_LISTING:
-                    self._forget_possible_locked(parent(path))
+                    self._forget_possible_locked(directory)
         while self._possible and self._possible_names > CACHED_LISTING_NAMES:
             self._forget_possible_locked(next(iter(self._possible)))
 
     def _forget_possible_locked(self, directory: str) -> None:
         self._possible_names -= len(self._possible.pop(directory, ()))
 
-    def _drop_locked(self, changes: dict[str, Change]) -> None:
+    def _drop_locked(self, changes: dict[str, Change], moved: list[tuple[str, Change]]) -> None:
         self._epoch += 1
-        for path, change in changes.items():
+        for path in changes:
             self._cache.pop(path, None)
-            if change.moves_name:
+        for path, change in moved:
+            if self._listings:
                 self._forget_listing_locked(parent(path))
                 self._forget_listing_locked(path)
-                if change.meta is None:
-                    self._forget_possible_locked(path)
+            if change.meta is None:
+                self._forget_possible_locked(path)
 
 
 class OverlayTable(InodeTable):
@@ -402,14 +411,10 @@ class Change(NamedTuple):
     replaced: Inode | None
 
     @property
-    def makes_name(self) -> bool:
-        """Whether the name appears in its directory."""
-        return self.meta is not None and self.replaced is None
-
-    @property
     def makes_directory(self) -> bool:
         """Whether a directory appears, in which nothing can be yet."""
-        return self.makes_name and self.meta is not None and self.meta.entry_type == DT_DIR
+        meta = self.meta
+        return self.replaced is None and meta is not None and meta.entry_type == DT_DIR
 
     @property
     def moves_name(self) -> bool:

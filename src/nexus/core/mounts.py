@@ -22,7 +22,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -50,8 +49,7 @@ from nexus.lib.paths import is_same_or_below
 _MOUNT_PREFIX = b"M"
 
 
-@dataclass(slots=True)
-class Mount:
+class Mount(msgspec.Struct):
     """One row of the mount table. ``problem`` says why ``volume`` is None."""
 
     point: str

@@ -31,6 +31,7 @@ from nexus.contracts.errors import (
     WouldBlock,
 )
 from nexus.core.ring_buffer import RingBuffer, charge
+from nexus.lib.steps import Steps, run
 from nexus.lib.waiting import Waiter, WaitQueue
 
 DEFAULT_PIPE_BYTES: Final = 65_536
@@ -78,19 +79,16 @@ class Pipe:
         with self._mutex:
             if not self._concerns and self._put(message):
                 return
-        waiter = self._offer(path, message, timeout_s)
-        if waiter is not None:
-            try:
-                self._written(path, waiter.wait(timeout_s))
-            finally:
-                self._leave()
+        run(self.writing(path, message, timeout_s))
 
-    async def write_async(self, path: str, message: bytes, timeout_s: float | None = None) -> None:
-        """As :meth:`write`, holding no thread while it waits."""
+    def writing(self, path: str, message: bytes, timeout_s: float | None = None) -> Steps[None]:
+        """As :meth:`write`, for a thread or a task."""
         waiter = self._offer(path, message, timeout_s)
         if waiter is not None:
             try:
-                self._written(path, await waiter.wait_async(timeout_s))
+                done = yield from waiter.steps(timeout_s)
+                if done is None:
+                    raise WaitTimeoutError("write", path, "the pipe stayed full")
             finally:
                 self._leave()
 
@@ -106,21 +104,18 @@ class Pipe:
                 if self._concerns:
                     self._admit_locked()
                 return message
-        found = self._take(path, timeout_s)
-        if isinstance(found, bytes):
-            return found
-        try:
-            return self._arrived(path, found.wait(timeout_s))
-        finally:
-            self._leave()
+        return run(self.reading(path, timeout_s))
 
-    async def read_async(self, path: str, timeout_s: float | None = None) -> bytes:
-        """As :meth:`read`, holding no thread while it waits."""
+    def reading(self, path: str, timeout_s: float | None = None) -> Steps[bytes]:
+        """As :meth:`read`, for a thread or a task."""
         found = self._take(path, timeout_s)
         if isinstance(found, bytes):
             return found
         try:
-            return self._arrived(path, await found.wait_async(timeout_s))
+            message = yield from found.steps(timeout_s)
+            if message is None:
+                raise WaitTimeoutError("read", path, "the pipe stayed empty")
+            return message
         finally:
             self._leave()
 
@@ -205,17 +200,6 @@ class Pipe:
         with self._mutex:
             if self._closed is None and not self._readers.wake_one(message):
                 self._ring.put_back(message)
-
-    @staticmethod
-    def _written(path: str, done: bool | None) -> None:
-        if done is None:
-            raise WaitTimeoutError("write", path, "the pipe stayed full")
-
-    @staticmethod
-    def _arrived(path: str, message: bytes | None) -> bytes:
-        if message is None:
-            raise WaitTimeoutError("read", path, "the pipe stayed empty")
-        return message
 
 
 class PipeManager:

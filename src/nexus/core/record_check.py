@@ -18,8 +18,9 @@ Memory: an entry of a dictionary for each current record, about 160 bytes with a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
+
+import msgspec
 
 from nexus.contracts.errors import CorruptionError
 from nexus.contracts.file_events import DIR_DELETE, FILE_DELETE, FILE_RENAME
@@ -73,16 +74,15 @@ class Plan(NamedTuple):
         return len(self.damaged - self.puts.keys())
 
 
-@dataclass(slots=True)
-class _Tree:
+class _Tree(msgspec.Struct):
     """What the records say of one volume. ``point`` is None where it is not mounted."""
 
     volume_id: str
     place: bytes
     point: str | None
     keyspace: str | None = None  # of its current records, once that is certain
-    current: dict[str, int] = field(default_factory=dict)  # path to revision and two flags
-    damaged: dict[str, bytes] = field(default_factory=dict)  # path to the key of its record
+    current: dict[str, int] = msgspec.field(default_factory=dict)  # path to revision and two flags
+    damaged: dict[str, bytes] = msgspec.field(default_factory=dict)  # path to the key of its record
 
     def shown(self, path: str) -> str:
         """Return the path as a caller knows it."""
@@ -103,14 +103,13 @@ class _Tree:
 _IS_DIRECTORY, _HAS_VERSION, _REVISION_SHIFT = 1, 2, 2
 
 
-@dataclass(slots=True)
-class _History:
+class _History(msgspec.Struct):
     """The version records of one path: the newest that is whole, and the keys of the others."""
 
     tree: _Tree
     path: str
     newest: Sealed | None = None
-    unreadable: list[bytes] = field(default_factory=list)
+    unreadable: list[bytes] = msgspec.field(default_factory=list)
 
     @property
     def newest_revision(self) -> int:
@@ -121,8 +120,7 @@ class _History:
         return self.newest is not None and bool(self.newest.payload)
 
 
-@dataclass(slots=True)
-class _Suspect:
+class _Suspect(msgspec.Struct):
     """A path that is absent although its newest whole version record says that it is there."""
 
     history: _History

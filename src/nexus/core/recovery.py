@@ -18,7 +18,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from nexus.contracts.errors import ContentNotFoundError, CorruptionError
-from nexus.contracts.file_events import DIR_CREATE, DIR_DELETE, FILE_DELETE, FILE_WRITE
+from nexus.contracts.file_events import DIR_DELETE, FILE_DELETE
 from nexus.contracts.metadata import DT_REG
 from nexus.core.inode_table import Transaction, Version
 from nexus.core.inode_volume import InodeVolume
@@ -106,8 +106,4 @@ def _return_to(
         return
     meta = wanted.meta
     txn.put(volume.table, relative, meta)
-    if meta.entry_type == DT_REG:
-        details = {"etag": meta.etag, "size": meta.size, "version": meta.version}
-        txn.event(actor.event(FILE_WRITE, path, **details))
-    else:
-        txn.event(actor.event(DIR_CREATE, path))
+    txn.event(actor.event_of(path, meta))

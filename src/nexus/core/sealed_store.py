@@ -363,7 +363,6 @@ class SealedStore:
     def _commit_group_locked(self, own: _Ticket) -> None:
         """Commit what is queued, and answer ``own`` if only to say that it was lost."""
         tickets: list[_Ticket] = []
-        unknown = StorageFailedError("commit", None, "the commit was interrupted")
         try:
             while self._queue and len(tickets) < _GROUP_LIMIT:
                 if not self._queue[0].done:
@@ -371,7 +370,7 @@ class SealedStore:
                 self._queue.popleft()  # after it is in the list: an interrupt loses nothing
             if not tickets:
                 # Who took it was interrupted while answering: nobody knows what became of it.
-                own.error, own.done = unknown, True
+                own.error, own.done = _interrupted(), True
                 return
             refused = self._try_group_locked(tickets)
             if len(tickets) > 1 and refused and not isinstance(refused, StorageFailedError):
@@ -382,7 +381,7 @@ class SealedStore:
             # An interrupt (a signal, no memory): nobody knows what was committed.
             self._head = None
             for ticket in tickets:
-                ticket.error = ticket.error or unknown
+                ticket.error = ticket.error or _interrupted()
             for callback in self._on_uncertain:
                 callback()
             raise
@@ -479,6 +478,10 @@ class SealedStore:
             if key not in puts and (key in deletes or self._store.get(key) is None):
                 return error
         return None
+
+
+def _interrupted() -> StorageFailedError:
+    return StorageFailedError("commit", None, "the commit was interrupted")
 
 
 def _verified(key: bytes, value: bytes) -> Sealed | None:

@@ -32,6 +32,7 @@ from nexus.contracts.errors import (
 )
 from nexus.contracts.metadata import StreamMessage
 from nexus.contracts.stream_backend import StreamBackend, StreamInfo, StreamStore
+from nexus.lib.steps import Steps, run
 from nexus.lib.waiting import Alarm, Waiter, WaitQueue
 
 DEFAULT_STREAM_BYTES: Final = 1 << 22
@@ -67,23 +68,21 @@ class Stream:
         Errors: WouldBlock with a timeout of 0, else WaitTimeoutError; those of the backend; what
         closed it.
         """
-        deadline = _deadline(timeout_s)
-        while True:
-            found = self._look(path, offset, timeout_s)
-            if isinstance(found, StreamMessage):
-                return found
-            _heard(path, found.wait(_left(deadline), self._poll(path, offset, found)))
+        return run(self.reading(path, offset, timeout_s))
 
-    async def read_async(
+    def reading(
         self, path: str, offset: int, timeout_s: float | None = None
-    ) -> StreamMessage:
-        """As :meth:`read`, holding no thread while it waits."""
-        deadline = _deadline(timeout_s)
+    ) -> Steps[StreamMessage]:
+        """As :meth:`read`, for a thread or a task."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             found = self._look(path, offset, timeout_s)
             if isinstance(found, StreamMessage):
                 return found
-            _heard(path, await found.wait_async(_left(deadline), self._poll(path, offset, found)))
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            news = yield from found.steps(left, self._poll(path, offset, found))
+            if news is None:
+                raise WaitTimeoutError("read", path, "no message came")
 
     def info(self) -> StreamInfo:
         """Return what the stream keeps. Errors: those of the backend; what closed it."""
@@ -157,19 +156,6 @@ class Stream:
         if self._closed is None:
             return error
         return self._closed[0](operation, path, self._closed[1])
-
-
-def _deadline(timeout_s: float | None) -> float | None:
-    return None if timeout_s is None else time.monotonic() + timeout_s
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(deadline - time.monotonic(), 0.0)
-
-
-def _heard(path: str, news: bool | None) -> None:
-    if news is None:
-        raise WaitTimeoutError("read", path, "no message came")
 
 
 class StreamManager:

@@ -17,7 +17,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from nexus.contracts.errors import BusyError, DirectoryNotEmptyError, NexusError, PathNotFoundError
-from nexus.contracts.file_events import DIR_CREATE, FILE_WRITE, METADATA_CHANGE
+from nexus.contracts.file_events import METADATA_CHANGE
 from nexus.contracts.metadata import (
     CHANNEL_TYPES,
     DIRECTORY_TYPES,
@@ -336,9 +336,4 @@ class TreeVolume(Volume):
     def _put(self, txn: Transaction, relative: str, meta: FileMetadata, actor: Actor) -> None:
         """Record what was made or rewritten, with its event."""
         txn.put(self.table, relative, meta)
-        path = self.absolute(relative)
-        if meta.entry_type in DIRECTORY_TYPES:
-            txn.event(actor.event(DIR_CREATE, path))
-            return
-        details = {"etag": meta.etag, "size": meta.size, "version": meta.version}
-        txn.event(actor.event(FILE_WRITE, path, **details))
+        txn.event(actor.event_of(self.absolute(relative), meta))

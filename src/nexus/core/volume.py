@@ -28,10 +28,11 @@ from nexus.contracts.errors import (
     PathNotDirectoryError,
     PathNotFoundError,
 )
-from nexus.contracts.file_events import FileEvent
+from nexus.contracts.file_events import DIR_CREATE, FILE_WRITE, FileEvent
 from nexus.contracts.filesystem.syscalls import Precondition, WriteRequest
 from nexus.contracts.metadata import (
     CHANNEL_TYPES,
+    DIRECTORY_TYPES,
     ENTRY_TYPE_NAMES,
     Buffer,
     FileMetadata,
@@ -59,7 +60,16 @@ class Actor(NamedTuple):
         """The agent where there is one, else the user."""
         return self.context.agent_id or self.context.user_id
 
-    def event(self, kind: str, path: str, **details: Any) -> FileEvent:
+    def event(
+        self,
+        kind: str,
+        path: str,
+        *,
+        new_path: str | None = None,
+        etag: str = "",
+        size: int = 0,
+        version: int = 0,
+    ) -> FileEvent:
         """Return a journal entry by this actor."""
         context = self.context
         return FileEvent(
@@ -68,10 +78,20 @@ class Actor(NamedTuple):
             context.user_id,
             self.now_ns,
             context.zone_id,
-            agent_id=context.agent_id,
-            run_id=context.run_id,
-            **details,
+            0,  # the revision is that of the commit
+            new_path,
+            etag,
+            size,
+            version,
+            context.agent_id,
+            context.run_id,
         )
+
+    def event_of(self, path: str, meta: FileMetadata) -> FileEvent:
+        """Return the journal entry for what was made or rewritten at a path."""
+        if meta.entry_type in DIRECTORY_TYPES:
+            return self.event(DIR_CREATE, path)
+        return self.event(FILE_WRITE, path, etag=meta.etag, size=meta.size, version=meta.version)
 
 
 class TreeEntry(NamedTuple):

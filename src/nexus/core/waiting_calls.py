@@ -1,9 +1,9 @@
 """WaitingCalls: the part of the system calls that can wait, advisory locks and watches.
 
 Layer: core, between the system calls and their primitives. It checks arguments, asks the lock
-manager and the watcher of one filesystem, and puts lock tokens into transactions; who calls, and
-whether the filesystem is open, its owner has settled. Holds no lock while it waits. Unix
-counterparts: the system call halves of ``fs/locks.c`` and ``fs/notify``.
+manager and the watcher of one filesystem, and puts lock tokens into transactions. Paths are
+canonical, and whether the filesystem is open its owner has settled. Holds no lock while it waits.
+Unix counterparts: the system call halves of ``fs/locks.c`` and ``fs/notify``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nexus.contracts.lock_manager import LockHold, LockId, LockManagerABC, LockR
 from nexus.core.file_watcher import FileWatcher
 from nexus.core.inode_table import Transaction
 from nexus.core.lock_manager import stale_token
-from nexus.lib.paths import normalize
+from nexus.lib.steps import Steps, step
 
 
 class WaitingCalls:
@@ -26,23 +26,25 @@ class WaitingCalls:
         self.locks = locks
         self.watcher = watcher
 
-    def lock(self, request: LockRequest, lock_id: str | None, timeout_s: float) -> LockId | None:
-        """Acquire a lock, or extend the held one that ``lock_id`` names."""
-        request = _checked(request)
-        if lock_id is None:
-            return _id_of(self.locks.acquire(request, timeout_s))
-        _check_lock_id("lock", request.path, lock_id)
-        return _id_of(self.locks.extend(request, lock_id))
-
-    async def lock_async(self, request: LockRequest, timeout_s: float) -> LockId | None:
-        """Acquire a lock without holding a thread."""
-        return _id_of(await self.locks.acquire_async(_checked(request), timeout_s))
+    def locking(
+        self, request: LockRequest, lock_id: str | None, timeout_s: float
+    ) -> Steps[LockId | None]:
+        """Acquire a lock, or extend the held one that ``lock_id`` names. Errors: as sys_lock."""
+        locks = self.locks
+        _zone_of("lock", request.path, request.context)
+        if lock_id is not None:
+            _check_lock_id("lock", request.path, lock_id)
+            return _id_of(locks.extend(request, lock_id))
+        hold = yield from step(
+            lambda: locks.acquire(request, timeout_s),
+            lambda: locks.acquire_async(request, timeout_s),
+        )
+        return _id_of(hold)
 
     def unlock(
         self, path: str, context: OperationContext, lock_id: str | None, force: bool
     ) -> bool:
         """End one hold, or with ``force`` every one; return whether there was any."""
-        path = normalize("unlock", path)
         zone_id = _zone_of("unlock", path, context)
         if force:
             return self.locks.force_release(zone_id, path) > 0
@@ -51,29 +53,16 @@ class WaitingCalls:
         _check_lock_id("unlock", path, lock_id)
         return self.locks.release(zone_id, path, lock_id)
 
-    def watch(
+    def watching(
         self,
         path: str,
         context: OperationContext,
         timeout_s: float,
         recursive: bool,
         since: int | str | None,
-    ) -> FileEvent | None:
-        """Return the next event, or None when there is none in time."""
-        path = normalize("watch", path)
-        return self.watcher.wait(context.zone_id, path, timeout_s, recursive, since)
-
-    async def watch_async(
-        self,
-        path: str,
-        context: OperationContext,
-        timeout_s: float,
-        recursive: bool,
-        since: int | str | None,
-    ) -> FileEvent | None:
-        """Return the next event as :meth:`watch` does, without holding a thread."""
-        path = normalize("watch", path)
-        return await self.watcher.wait_async(context.zone_id, path, timeout_s, recursive, since)
+    ) -> Steps[FileEvent | None]:
+        """Return the next event, or None when there is none in time. Errors: as sys_watch."""
+        return self.watcher.watching(context.zone_id, path, timeout_s, recursive, since)
 
     def require(
         self,
@@ -93,12 +82,6 @@ class WaitingCalls:
         """End every wait with ClosedError. Idempotent."""
         self.locks.close()
         self.watcher.close()
-
-
-def _checked(request: LockRequest) -> LockRequest:
-    path = normalize("lock", request.path)
-    _zone_of("lock", path, request.context)
-    return request._replace(path=path)
 
 
 def _zone_of(operation: str, path: str, context: OperationContext) -> str:

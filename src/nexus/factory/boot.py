@@ -6,13 +6,14 @@ what the parts do is theirs.
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
+import pwd
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+
+import msgspec
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.deployment_profile import AUTO
@@ -23,9 +24,7 @@ from nexus.contracts.object_store import TransportABC
 from nexus.contracts.protocols.brick import BrickContext, Look
 from nexus.core import fork_guard
 from nexus.core.flusher import Flusher
-from nexus.core.fsck import Checker
 from nexus.core.nexus_fs import NexusFS
-from nexus.core.recovery import recover
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.core.volume import Actor
 from nexus.factory import orchestrator
@@ -40,8 +39,7 @@ IN_MEMORY = ":memory:"
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """What an embedded filesystem can be told. Every field has a default that works."""
 
     data_dir: str | None = None
@@ -99,9 +97,7 @@ def boot(
         nx.mounts.mount("/", root, actor)
         nx.mounts.restore(context, actor.now_ns)
         if storage.was_cut_off:
-            if settings.accept_loss:
-                _mend_records(nx)
-            recover(nx, actor)
+            _recover(nx, actor, accept_loss=settings.accept_loss)
         storage.finish()
         undo.pop_all()
     if storage.metastore.capabilities.persistent and not durable:
@@ -137,10 +133,16 @@ def look_of(nx: NexusFS) -> Look:
     return look
 
 
-def _mend_records(nx: NexusFS) -> None:
-    """Repair the records that recovery is going to read: one it cannot read would stop it."""
-    for problem in Checker(nx.store, nx.volumes()).run(repair=True, content=False).problems:
-        _log.warning("%s: %s: %s", problem.object, problem.problem, problem.advice)
+def _recover(nx: NexusFS, actor: Actor, *, accept_loss: bool) -> None:
+    # Start-up time that only the start after a power cut has to pay.
+    from nexus.core.fsck import Checker
+    from nexus.core.recovery import recover
+
+    if accept_loss:
+        # Repairs the records that recovery is going to read: one it cannot read would stop it.
+        for problem in Checker(nx.store, nx.volumes()).run(repair=True, content=False).problems:
+            _log.warning("%s: %s: %s", problem.object, problem.problem, problem.advice)
+    recover(nx, actor)
 
 
 def _durable(settings: Settings) -> bool:
@@ -234,7 +236,8 @@ def _on_disk(settings: Settings, disk: Disk) -> _Storage:
 
 
 def _local_user() -> str:
+    # By the uid alone: the environment is anybody's to set.
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
         return f"uid-{os.getuid()}"

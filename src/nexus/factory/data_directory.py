@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from pathlib import Path
 
 import msgspec
 
@@ -223,6 +222,6 @@ def _damaged(path: str, reason: str) -> CorruptionError:
 def default_path() -> str:
     """Return the platform's user data folder for NexusFS."""
     # Costs 15 ms of start-up, and most callers name a directory.
-    from platformdirs import user_data_path
+    from platformdirs import user_data_dir
 
-    return str(Path(user_data_path("nexusfs")))
+    return user_data_dir("nexusfs")

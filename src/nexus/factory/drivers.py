@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -252,13 +251,13 @@ class _Options:
         return value
 
     def folder(self, key: str, *, create: bool) -> str:
-        path = Path(self.take(key, str)).expanduser()
+        path: str = os.path.expanduser(self.take(key, str))
         try:
             if create:
-                path.mkdir(parents=True, exist_ok=True)
-            if not path.is_dir():
+                os.makedirs(path, exist_ok=True)
+            if not os.path.isdir(path):
                 raise ConfigError("mount", None, f"{key}: {path} is not a folder")
-            resolved = str(path.resolve())
+            resolved = os.path.realpath(path)
         except NexusError:
             raise
         except (OSError, ValueError) as error:

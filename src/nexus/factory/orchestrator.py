@@ -9,7 +9,6 @@ systemd reaching a target.
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -45,6 +44,8 @@ def start(nx: NexusFS, bricks: list[Brick], context: BrickContext) -> None:
 
 def discover(package: ModuleType) -> dict[str, Brick]:
     """Return every brick in the folders of a package, by name. Errors: InvalidArgumentError."""
+    import pkgutil  # costs start-up time, and many profiles have no service
+
     found: dict[str, Brick] = {}
     for folder in pkgutil.iter_modules(package.__path__):
         if folder.ispkg:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from nexus.contracts.errors import ConfigError
@@ -74,6 +73,8 @@ def _folder(asked: Any) -> str:
         return f"{_SHARED_MEMORY}/nexusfs-{os.getuid()}"
     if not isinstance(asked, str | os.PathLike):
         raise _bad(f"folder is {asked!r}, not text")
+    from pathlib import Path  # as above
+
     try:
         return str(Path(asked).expanduser().resolve())
     except (OSError, ValueError, RuntimeError) as error:

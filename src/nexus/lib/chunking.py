@@ -14,8 +14,9 @@ chunks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from nexus.contracts.metadata import Buffer
 
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from pyfastcdc import FastCDC
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkingParameters:
+class ChunkingParameters(msgspec.Struct, frozen=True):
     """Where content is cut. Changing them changes the ids of everything over the threshold."""
 
     threshold_bytes: int

@@ -25,6 +25,7 @@ from typing import Final, NamedTuple
 
 from nexus.contracts.errors import ClosedError, InvalidArgumentError
 from nexus.contracts.protocols.semaphore import SemaphoreInfo
+from nexus.lib.steps import Steps, run, run_async
 from nexus.lib.waiting import Waiter, WaitQueue
 
 _NS_PER_MS: Final = 1_000_000
@@ -65,23 +66,20 @@ class VFSSemaphore:
     def acquire(
         self, name: str, max_holders: int = 1, timeout_ms: int = 0, ttl_ms: int = 30_000
     ) -> str | None:
-        waiter = self._enter(name, _Request(max_holders, ttl_ms), timeout_ms)
-        if not isinstance(waiter, Waiter):
-            return waiter
-        try:
-            return waiter.wait(timeout_ms / 1000, partial(self._look, name))
-        finally:
-            self._left(name)
+        return run(self._acquiring(name, _Request(max_holders, ttl_ms), timeout_ms))
 
     async def acquire_async(
         self, name: str, max_holders: int = 1, timeout_ms: int = 0, ttl_ms: int = 30_000
     ) -> str | None:
         """As :meth:`acquire`, waiting without a thread."""
-        waiter = self._enter(name, _Request(max_holders, ttl_ms), timeout_ms)
+        return await run_async(self._acquiring(name, _Request(max_holders, ttl_ms), timeout_ms))
+
+    def _acquiring(self, name: str, request: _Request, timeout_ms: int) -> Steps[str | None]:
+        waiter = self._enter(name, request, timeout_ms)
         if not isinstance(waiter, Waiter):
             return waiter
         try:
-            return await waiter.wait_async(timeout_ms / 1000, partial(self._look, name))
+            return (yield from waiter.steps(timeout_ms / 1000, partial(self._look, name)))
         finally:
             self._left(name)
 

@@ -5,7 +5,8 @@ its own and its waiters in a queue; the queue knows nothing of what is waited fo
 counterpart: ``wait_queue_head_t``.
 
 How an owner uses it: check its state and, finding nothing, :meth:`WaitQueue.enter` under one hold
-of its mutex; let go of the mutex; then :meth:`Waiter.wait`, or ``await`` :meth:`Waiter.wait_async`.
+of its mutex; let go of the mutex; then :meth:`Waiter.wait`, or ``await`` :meth:`Waiter.wait_async`,
+or ``yield from`` :meth:`Waiter.steps` in an algorithm for both.
 Whoever changes the state wakes waiters under the same mutex, so no change falls between the check
 and the wait.
 
@@ -31,6 +32,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
+
+from nexus.lib.steps import Steps, step
 
 T = TypeVar("T")
 
@@ -126,6 +129,10 @@ class Waiter(Generic[T]):
         except BaseException:
             self._abandon()
             raise
+
+    def steps(self, timeout_s: float | None = None, alarm: Alarm | None = None) -> Steps[T | None]:
+        """Wait in whichever of the two forms the driver takes."""
+        return step(lambda: self.wait(timeout_s, alarm), lambda: self.wait_async(timeout_s, alarm))
 
     def _shut_gate(self) -> threading.Lock:
         gate = threading.Lock()

@@ -7,7 +7,6 @@ and name no key are left to whom they belong.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -158,6 +157,8 @@ def _checked(found: Mapping[str, Any], source: str | None) -> dict[str, Any]:
     for key, value in found.items():
         known = KEYS.get(key)
         if known is None:
+            import difflib  # costs start-up time, for an error only
+
             close = difflib.get_close_matches(str(key), KEYS, 1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(KEYS)}"
             raise ConfigError("connect", None, f"{source}: unknown key {shown(key)}", hint=hint)

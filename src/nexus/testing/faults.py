@@ -183,3 +183,57 @@ class FaultyDisk(Disk):
 
 def _os_error(fault: _Fault, path: str | None) -> OSError:
     return OSError(fault.error_number, os.strerror(fault.error_number), path)
+
+
+class KilledError(BaseException):
+    """The process ended at this call, so to speak."""
+
+
+class KillingDisk(Disk):
+    """A disk that nothing reaches any more from the n-th changing call on, as after SIGKILL.
+
+    Errors: KilledError from each of those calls; reading goes on, for who has to let go.
+    """
+
+    def __init__(self, nth: int | None = None) -> None:
+        """Count from now on; with None, only once :attr:`left` is set."""
+        self.left = nth
+        """How many changing calls are still to come through, None for all."""
+
+    def _live(self) -> None:
+        if self.left is not None:
+            self.left = max(0, self.left - 1)
+            if not self.left:
+                raise KilledError
+
+    def write_all(self, fd: int, data: Buffer) -> None:
+        self._live()
+        super().write_all(fd, data)
+
+    def pwrite_all(self, fd: int, data: Buffer, offset: int) -> None:
+        self._live()
+        super().pwrite_all(fd, data, offset)
+
+    def truncate(self, fd: int, size_bytes: int) -> None:
+        self._live()
+        super().truncate(fd, size_bytes)
+
+    def fsync(self, fd: int) -> None:
+        self._live()
+        super().fsync(fd)
+
+    def fdatasync(self, fd: int) -> None:
+        self._live()
+        super().fdatasync(fd)
+
+    def punch_hole(self, fd: int, offset: int, count: int) -> bool:
+        self._live()
+        return super().punch_hole(fd, offset, count)
+
+    def rename(self, source: str, target: str) -> None:
+        self._live()
+        super().rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        self._live()
+        super().unlink(path)

@@ -34,6 +34,7 @@ from nexus.contracts.errors import (
 )
 from nexus.contracts.stream_backend import RECORD_BYTES, StreamStore
 from nexus.core.stream_manager import Stream
+from nexus.lib.steps import run_async
 
 PATH = "/s"
 PATIENT_S = 60.0
@@ -155,18 +156,20 @@ class StreamBackendSuite:
         with pytest.raises(WouldBlock, match="ends at offset 0"):
             stream.read(PATH, 0, 0)
         with pytest.raises(WouldBlock):
-            asyncio.run(stream.read_async(PATH, 0, 0))
+            asyncio.run(run_async(stream.reading(PATH, 0, 0)))
 
     def test_waiting_at_the_end_has_a_timeout(self, stream: Stream) -> None:
         with pytest.raises(WaitTimeoutError):
             stream.read(PATH, 0, _A_MOMENT_S)
         with pytest.raises(WaitTimeoutError):
-            asyncio.run(stream.read_async(PATH, 0, _A_MOMENT_S))
+            asyncio.run(run_async(stream.reading(PATH, 0, _A_MOMENT_S)))
         assert stream.waiting() == 0
 
     def test_an_append_wakes_every_reader(self, stream: Stream) -> None:
         async def scenario(blocked: Future[Any]) -> list[Any]:
-            tasks = [asyncio.ensure_future(stream.read_async(PATH, 0, PATIENT_S)) for _ in "ab"]
+            tasks = [
+                asyncio.ensure_future(run_async(stream.reading(PATH, 0, PATIENT_S))) for _ in "ab"
+            ]
             while stream.waiting() < 3:
                 await asyncio.wait(tasks, timeout=0)
             stream.append(PATH, b"news")

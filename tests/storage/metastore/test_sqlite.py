@@ -730,3 +730,40 @@ def test_the_stores_own_check_finds_a_damaged_tree(tmp_path):
     path.write_bytes(data)
     with closing(SqliteMetastore(str(path), disk=Disk(), create=False)) as store:
         assert store.check()
+
+
+@pytest.mark.parametrize("name", ["a b?c#d%20e.db", "%3f.db", "é.db"])
+def test_a_path_may_have_any_characters(tmp_path, name):
+    path = str(tmp_path / name)
+    with closing(open_store(path)) as store:
+        store.commit(Batch([(b"a", b"1")]))
+    assert os.path.getsize(path)
+    with closing(open_store(path, create=False)) as store:
+        assert store.get(b"a") is not None
+
+
+def test_no_other_process_gets_at_a_store_that_is_open(path):
+    read = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT v FROM meta')"
+    with closing(open_store(path)) as store:
+        store.commit(Batch([(b"a", b"1")]))
+        other = subprocess.run([sys.executable, "-c", read, path], capture_output=True, text=True)
+    assert "database is locked" in other.stderr
+
+
+@pytest.mark.parametrize("column", ["ver", "v"])
+def test_a_damaged_row_that_was_met_keeps_nothing_open(path, column):
+    with closing(open_store(path)) as store:
+        store.commit(Batch([(b"a%d" % n, b"1") for n in range(20)]))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"UPDATE kv SET {column} = 'text' WHERE k = ?", (b"a5",))
+        database.commit()
+    with closing(open_store(path)) as store:
+        store.commit(Batch([(b"b", b"1")]))
+        with pytest.raises(CorruptionError) as met:
+            store.scan(b"")
+        with pytest.raises(CorruptionError) as met_too:
+            store.get(b"a5")
+    open_files = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
+    assert path not in open_files
+    # To here, with all the frames that they went through.
+    del met, met_too

@@ -17,8 +17,9 @@ from nexus.storage.object_store.object_index import (
     Entry,
     IndexLostError,
     ObjectIndex,
+    Place,
 )
-from nexus.testing.faults import FaultyDisk
+from nexus.testing.faults import FaultyDisk, KilledError, KillingDisk
 
 BOOT = 7
 END = End(3, 640)
@@ -214,34 +215,14 @@ def test_a_write_that_fails_loses_nothing_that_was_acknowledged(
         assert content(reopened) == model
 
 
-class KilledError(BaseException):
-    """The process ended at this write."""
-
-
-class KillingDisk(Disk):
-    """Ends the process, so to speak, at the n-th write: from then on nothing reaches the file."""
-
-    def __init__(self, nth: int) -> None:
-        self.left = nth
-
-    def pwrite_all(self, fd: int, data: bytes, offset: int) -> None:  # type: ignore[override]
-        self.left -= 1
-        if self.left < 0:
-            raise KilledError
-        super().pwrite_all(fd, data, offset)
-
-    def truncate(self, fd: int, size: int) -> None:
-        if self.left < 0:
-            raise KilledError
-        super().truncate(fd, size)
-
-
 def test_a_kill_between_any_two_writes_loses_nothing_then_or_later(tmp_path: Path):
-    for nth in count(3):
+    for nth in count(1):
         path = str(tmp_path / f"{nth}.idx")
         acknowledged = expected(0)
+        disk = KillingDisk()
+        index = create(path, disk=disk)
+        disk.left = nth
         try:
-            index = create(path, disk=KillingDisk(nth))
             for number in range(0, 300, 3):
                 put_three(index, number, acknowledged)
         except KilledError:
@@ -260,6 +241,61 @@ def put_three(index: ObjectIndex, number: int, acknowledged: dict[bytes, Entry])
     batch = [entry(number + more) for more in range(3)]
     index.put_many(batch)
     acknowledged.update((found.object_id, found) for found in batch)
+
+
+def test_entries_of_new_records_are_found_at_once_and_in_the_file_after_a_flush(path: str):
+    index = create(path)
+    index.add(entries(3))
+    assert index.get(entry(1).object_id) == index.peek(entry(1).object_id) == entry(1)
+    assert content(index) == {}
+    assert index.waiting() == content(index) | expected(3)
+    index.flush()
+    assert content(index) == expected(3)
+    assert index.waiting() == {}
+
+
+def test_the_file_says_up_to_which_record_it_is_complete(path: str):
+    index = create(path)
+    start = index.covered
+    index.add(entries(3))
+    assert index.covered == start
+    index.flush()
+    index.add([entry(9)])
+    index.close(None)
+    reopened = reopen(path)
+    assert reopened.covered == Place(1, 2)
+    assert content(reopened) == expected(3)
+
+
+def test_a_clean_close_leaves_nothing_to_the_log(path: str):
+    index = create(path)
+    index.add(entries(3))
+    index.close(END)
+    assert content(reopen(path)) == expected(3)
+
+
+def test_what_waits_is_bounded(path: str):
+    index = create(path)
+    for number in range(5_000):
+        index.add([entry(number)])
+    assert len(index.waiting()) < 1_000
+    assert all(index.get(found.object_id) == found for found in entries(5_000))
+
+
+def test_a_change_of_an_entry_that_waits_is_in_the_file(path: str):
+    index = create(path)
+    index.add(entries(2))
+    index.put_many([entry(0, aside=1)])
+    index.remove_many([entry(1).object_id])
+    index.close(None)
+    reopened = reopen(path)
+    assert content(reopened) == {entry(0).object_id: entry(0, aside=1)}
+
+
+def test_a_listing_shows_what_waits_instead_of_what_is_older(path: str):
+    index = create(path, 2)
+    index.add([entry(0, offset=77)])
+    assert content(index) == expected(2) | {entry(0).object_id: entry(0, offset=77)}
 
 
 def flip(path: str, offset: int) -> None:

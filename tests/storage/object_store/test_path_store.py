@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import dataclasses
 import os
 import tracemalloc
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from nexus.contracts.errors import AccessDeniedError, ConflictError, NotSupportedError
@@ -103,7 +103,7 @@ def test_locks_of_paths_are_forgotten_after_use(store):
 
 def test_modes_are_not_supported_where_the_transport_declares_none():
     transport = MemoryTransport()
-    transport.capabilities = dataclasses.replace(transport.capabilities, modes=False)
+    transport.capabilities = msgspec.structs.replace(transport.capabilities, modes=False)
     store = PathStore(transport, name="plain", volume_id="v")
     store.write("file", b"")
     with pytest.raises(NotSupportedError):

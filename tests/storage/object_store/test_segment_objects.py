@@ -7,11 +7,14 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from nexus.contracts.errors import (
     ClosedError,
@@ -38,7 +41,7 @@ from nexus.storage.object_store.segment_file import (
 )
 from nexus.storage.object_store.segment_objects import SegmentObjects
 from nexus.testing.content_store import ContentStoreSuite
-from nexus.testing.faults import FaultyDisk
+from nexus.testing.faults import FaultyDisk, KilledError, KillingDisk
 
 BOOT = 7
 SEGMENT_BYTES = 4096
@@ -360,6 +363,14 @@ def test_what_follows_a_damaged_record_is_found_without_the_index(place: Place, 
         assert objects.get(object_id_of(sample(2))) == sample(2)
 
 
+def damage_every_page(place: Place) -> None:
+    path = place.segments / "objects.idx"
+    index = bytearray(path.read_bytes())
+    for page in range(1, len(index) // 4096):
+        index[page * 4096 + 100] ^= 1
+    path.write_bytes(index)
+
+
 def test_a_damaged_page_of_the_index_is_mended_when_it_is_met(
     place: Place, caplog: pytest.LogCaptureFixture
 ):
@@ -367,11 +378,7 @@ def test_a_damaged_page_of_the_index_is_mended_when_it_is_met(
     stored = fill(objects, 200)
     objects.sync()
     objects.close()
-    path = place.segments / "objects.idx"
-    index = bytearray(path.read_bytes())
-    for page in range(1, len(index) // 4096):
-        index[page * 4096 + 100] ^= 1
-    path.write_bytes(index)
+    damage_every_page(place)
     objects = place.open()
     findings = objects.check(repair=False)
     assert len(findings) == 1
@@ -379,6 +386,22 @@ def test_a_damaged_page_of_the_index_is_mended_when_it_is_met(
     with caplog.at_level(logging.WARNING):
         assert_holds(objects, stored)
     assert "made anew" in caplog.text
+    assert objects.check(repair=False) == []
+
+
+def test_forgetting_mends_a_damaged_index_as_reading_does(place: Place):
+    objects = place.open()
+    stored = fill(objects, 200)
+    forgotten = list(objects._segments.entries())[:3]
+    objects.sync()
+    objects.close()
+    damage_every_page(place)
+    objects = place.open()
+    with objects._segments.lock:
+        objects._segments.forget_locked(forgotten)
+    gone = {entry.object_id.hex() for entry in forgotten}
+    assert not any(objects.contains(object_id) for object_id in gone)
+    assert_holds(objects, {i: data for i, data in stored.items() if i not in gone})
     assert objects.check(repair=False) == []
 
 
@@ -550,7 +573,7 @@ def test_callers_at_the_same_time_share_a_sync(place: Place):
     threads += [threading.Thread(target=objects.sync) for _ in range(8)]
     for thread in threads[1:]:
         thread.start()
-    while objects._sync_turn.locked() and disk.calls["fdatasync"] == before:
+    while objects._rounds.turn.locked() and disk.calls["fdatasync"] == before:
         go_on.set()
     for thread in threads:
         thread.join()
@@ -734,34 +757,6 @@ def test_readers_and_writers_go_on_while_segments_are_emptied(place: Place):
     assert_holds(objects, kept)
 
 
-class KilledError(BaseException):
-    """The process ended at this call."""
-
-
-class KillingDisk(Disk):
-    """Ends the process, so to speak, at the n-th call that changes the disk."""
-
-    def __init__(self) -> None:
-        self.left = -1
-
-    def _count(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KilledError
-
-    def pwrite_all(self, fd: int, data: bytes, offset: int) -> None:  # type: ignore[override]
-        self._count()
-        super().pwrite_all(fd, data, offset)
-
-    def fdatasync(self, fd: int) -> None:
-        self._count()
-        super().fdatasync(fd)
-
-    def unlink(self, path: str) -> None:
-        self._count()
-        super().unlink(path)
-
-
 def test_a_kill_at_any_call_of_a_compaction_loses_nothing(tmp_path: Path):
     for nth in itertools.count(1):
         place = Place(tmp_path / str(nth))
@@ -783,3 +778,97 @@ def test_a_kill_at_any_call_of_a_compaction_loses_nothing(tmp_path: Path):
         else:
             assert nth > 10
             return
+
+
+def test_a_kill_loses_no_entry_that_was_not_written_to_the_index_yet(place: Place):
+    stored: dict[str, bytes] = {}
+    for first in range(0, 60, 10):
+        objects = place.open()
+        stored |= fill(objects, 10, first)
+        assert_holds(objects, stored)
+    assert_holds(place.open(), stored)
+
+
+class ObjectsUnderKills(RuleBasedStateMachine):
+    """Whatever happens, an object that was stored and not set aside since is there, whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.place = Place(Path(self.folder.name) / "content")
+        self.disk = KillingDisk()
+        self.objects = self.place.open(disk=self.disk)
+        self.needed: dict[str, bytes] = {}
+        self.forgotten: list[str] = []
+
+    def teardown(self) -> None:
+        self.start()
+        self.objects.close()
+        self.folder.cleanup()
+
+    @rule(first=st.integers(0, 300), amount=st.integers(1, 60))
+    def store(self, first: int, amount: int) -> None:
+        stored = {object_id_of(data): data for data in map(sample, range(first, first + amount))}
+        self.unless_killed(lambda: self.objects.put_many(list(stored.items())))
+        if self.disk.left != 0:
+            self.needed |= stored
+
+    @rule(data=st.data())
+    def set_aside(self, data: st.DataObject) -> None:
+        if self.needed:
+            some = data.draw(st.lists(st.sampled_from(list(self.needed)), unique=True))
+            for object_id in some:
+                del self.needed[object_id]
+                self.unless_killed(partial(self.objects.set_aside, object_id, 0))
+
+    @rule()
+    def purge(self) -> None:
+        self.unless_killed(lambda: self.objects.purge(1))
+
+    @rule()
+    def compact(self) -> None:
+        self.unless_killed(self.objects.compact)
+
+    @rule()
+    def sync(self) -> None:
+        self.unless_killed(self.objects.sync)
+
+    @rule()
+    def reopen(self) -> None:
+        self.unless_killed(self.objects.close)
+        self.start()
+
+    @rule(calls=st.integers(1, 30))
+    def kill_soon(self, calls: int) -> None:
+        self.disk.left = calls
+
+    @rule(boot=st.booleans())
+    def kill(self, boot: bool) -> None:
+        if boot:
+            # What is not synced may be gone; here all of it has reached the disk.
+            self.boot += 1
+        self.start()
+
+    boot = BOOT
+
+    def start(self) -> None:
+        self.disk.left = 0
+        with suppress(KilledError):
+            self.objects.close()  # gives back what the system would have taken from the dead
+        self.disk = KillingDisk()
+        self.objects = self.place.open(disk=self.disk, boot=self.boot)
+
+    def unless_killed(self, call: Callable[[], object]) -> None:
+        if self.disk.left != 0:
+            with suppress(KilledError):
+                call()
+
+    @invariant()
+    def all_is_there(self) -> None:
+        if self.disk.left == 0:
+            self.start()
+        assert_holds(self.objects, self.needed)
+
+
+TestObjectsUnderKills = ObjectsUnderKills.TestCase
+TestObjectsUnderKills.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)

@@ -6,7 +6,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus.contracts.errors import CorruptionError, NoSpaceError, StorageError, StorageFailedError
+from nexus.contracts.metadata import Buffer
 from nexus.contracts.stream_backend import RECORD_BYTES, StreamStore
 from nexus.lib.disk import Disk
 from nexus.storage.stream.durable_log import DurableLog, DurableStreams
 from nexus.storage.stream.log_record import DAMAGED, decode, encode, identity_of, scan
 from nexus.testing.faults import FaultyDisk
-from nexus.testing.stream_backend import PATH, StreamBackendSuite
+from nexus.testing.stream_backend import PATH, PATIENT_S, StreamBackendSuite
 
 ID = "5f" * 8
 CAPACITY = 1 << 16
@@ -34,6 +37,29 @@ for number in range(log.info().end, 1 << 30):
     log.append("/s", b"%d " % number * (number % 50))
     print(number, flush=True)
 """
+
+
+class GatedDisk(FaultyDisk):
+    """A disk whose syncs of messages wait to be let through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = threading.Semaphore(0)
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+
+    def pwrite_all(self, fd: int, data: Buffer, offset: int) -> None:
+        super().pwrite_all(fd, data, offset)
+        self.written.release()
+
+    def fdatasync(self, fd: int) -> None:
+        self.entered.set()
+        assert self.opened.wait(PATIENT_S)
+        super().fdatasync(fd)
+
+    def wait_for_writes(self, count: int) -> None:
+        for _ in range(count):
+            assert self.written.acquire(timeout=PATIENT_S)
 
 
 class TestDurableStreams(StreamBackendSuite):
@@ -128,6 +154,41 @@ def test_1_strict_syncs_each_message_before_a_reader_sees_it(folder: str, disk: 
     assert list(kept(opened(folder)).values()) == [b"first", b"second, again"]
 
 
+def test_1_appends_at_the_same_time_share_a_sync_and_no_reader_sees_them_before(folder: str):
+    disk = GatedDisk()
+    log = opened(folder, disk, strict=True)
+    with ThreadPoolExecutor(9) as pool:
+        appends = [pool.submit(log.append, PATH, b"0")]
+        assert disk.entered.wait(PATIENT_S)
+        appends += [pool.submit(log.append, PATH, b"%d" % number) for number in range(1, 9)]
+        disk.wait_for_writes(9)
+        assert log.info().end == 0
+        assert log.read(PATH, 0) is None
+        disk.opened.set()
+        offsets = [append.result() for append in appends]
+    assert disk.calls["fdatasync"] == 2
+    found = kept(log)
+    assert [found[offset] for offset in offsets] == [b"%d" % number for number in range(9)]
+    log.close()
+    assert kept(opened(folder)) == found
+
+
+def test_1_closing_waits_for_the_sync_of_what_is_being_appended(folder: str):
+    disk = GatedDisk()
+    log = opened(folder, disk, strict=True)
+    with ThreadPoolExecutor(3) as pool:
+        appends = [pool.submit(log.append, PATH, b"first")]
+        assert disk.entered.wait(PATIENT_S)
+        appends.append(pool.submit(log.append, PATH, b"second"))
+        disk.wait_for_writes(2)
+        closing = pool.submit(log.close)
+        disk.opened.set()
+        assert [append.result() for append in appends] == [0, 1]
+        closing.result()
+    assert disk.calls["fdatasync"] == 2
+    assert list(kept(opened(folder)).values()) == [b"first", b"second"]
+
+
 def test_2_a_flipped_bit_is_never_returned_and_hides_nothing_else(folder: str, log: DurableLog):
     messages = [message(number) for number in range(1, 30)]
     for each in messages:
@@ -219,6 +280,40 @@ def test_4_a_write_cut_short_appends_nothing_and_the_next_one_succeeds(
     with pytest.raises(NoSpaceError):
         log.append(PATH, b"second")
     assert log.info().end == 1
+    assert log.append(PATH, b"third") == 1
+    log.close()
+    assert list(kept(opened(folder)).values()) == [b"first", b"third"]
+
+
+def test_4_a_failed_sync_fails_every_append_whose_message_it_left_in_doubt(folder: str):
+    disk = GatedDisk()
+    log = opened(folder, disk, strict=True)
+    disk.fail("fdatasync")
+    with ThreadPoolExecutor(4) as pool:
+        appends = [pool.submit(log.append, PATH, b"0")]
+        assert disk.entered.wait(PATIENT_S)
+        appends += [pool.submit(log.append, PATH, b"%d" % number) for number in (1, 2, 3)]
+        disk.wait_for_writes(4)
+        disk.opened.set()
+        errors = [append.exception() for append in appends]
+    assert all(isinstance(error, StorageError) for error in errors)
+    assert log.info().end == 0
+    assert log.append(PATH, b"again") == 0
+    log.close()
+    assert kept(opened(folder)) == {0: b"again"}
+
+
+def test_4_a_write_that_fails_does_not_take_those_before_it_along(folder: str):
+    disk = GatedDisk()
+    log = opened(folder, disk, strict=True)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(log.append, PATH, b"first")
+        assert disk.entered.wait(PATIENT_S)
+        disk.cut_write(10, errno.ENOSPC, operation="pwrite_all")
+        with pytest.raises(NoSpaceError):
+            log.append(PATH, b"second")
+        disk.opened.set()
+        assert first.result() == 0
     assert log.append(PATH, b"third") == 1
     log.close()
     assert list(kept(opened(folder)).values()) == [b"first", b"third"]

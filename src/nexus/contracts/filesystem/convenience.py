@@ -7,7 +7,6 @@ Layer: contracts. No state, no storage and no lock of its own: whatever implemen
 from __future__ import annotations
 
 import builtins
-import random
 import re
 import time
 from abc import abstractmethod
@@ -178,7 +177,9 @@ class NexusFilesystem(Syscalls):
             except ConflictError:
                 if time.monotonic() > deadline:
                     raise
-            time.sleep(random.uniform(0, pause))  # noqa: S311 - jitter, not a secret
+            from random import uniform  # costs start-up time, and such a conflict is rare
+
+            time.sleep(uniform(0, pause))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 2, 0.05)
 
     def write_batch(

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
+
+import msgspec
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import InvalidArgumentError
@@ -32,8 +33,7 @@ _CONDITION_TYPES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Precondition:
+class Precondition(msgspec.Struct, frozen=True):
     """What must hold inside the commit of a write, else ConflictError.
 
     ``if_match``: the file exists with this etag. ``if_none_match``: ``"*"`` means that nothing
@@ -57,8 +57,7 @@ class Precondition:
                 raise InvalidArgumentError("precondition", None, reason)
 
 
-@dataclass(frozen=True, slots=True)
-class WriteRequest:
+class WriteRequest(msgspec.Struct, frozen=True):
     """One whole-file write. ``buf`` may be an iterable of pieces for content of any size.
 
     ``create`` makes a missing file, ``parents`` its missing directories. ``append`` adds to the

@@ -12,8 +12,9 @@ Unix counterpart: the process table.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, runtime_checkable
+
+import msgspec
 
 from nexus.contracts.context import OperationContext
 
@@ -26,8 +27,7 @@ ENDED_KEPT_S: Final = 86_400.0
 """How long ``tidy`` leaves agents that have ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Agent:
+class Agent(msgspec.Struct, frozen=True):
     """One agent. Times are seconds since the Unix epoch.
 
     ``lease`` tells this run of the agent from later ones under the same id. ``parent`` is the
@@ -48,7 +48,7 @@ class Agent:
     parent: str | None = None
     lineage: tuple[str, ...] = ()
     run_id: str | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 @runtime_checkable

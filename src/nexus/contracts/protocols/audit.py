@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class ChainReport:
+
+class ChainReport(msgspec.Struct, frozen=True):
     """What checking the chain found. ``tip`` is the digest of the newest record, or empty."""
 
     records: int

@@ -15,8 +15,9 @@ Unix counterpart: the ``module_init`` line and the MODULE_* macros of a kernel m
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+import msgspec
 
 from nexus.contracts.cache_store import CacheStoreABC
 from nexus.contracts.filesystem import NexusFilesystem
@@ -30,8 +31,7 @@ Look: TypeAlias = Callable[[str, str], Stat | None]
 """Return the attributes of a canonical path in a zone, None where nothing is: past every hook."""
 
 
-@dataclass(frozen=True, slots=True)
-class BrickContext:
+class BrickContext(msgspec.Struct, frozen=True):
     """What a service is made from. ``nx`` acts as an administrator; ``clock_ns`` is Unix time.
 
     ``look`` is for hooks that decide on a call by what is there: no hook is called for it.
@@ -46,8 +46,7 @@ class BrickContext:
     folder: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Brick:
+class Brick(msgspec.Struct, frozen=True):
     """One brick, as its ``brick_factory`` describes it."""
 
     name: str

@@ -5,12 +5,12 @@ Unix counterpart: ``sem_t``, named, extended with holders and a time to live.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class SemaphoreInfo:
+
+class SemaphoreInfo(msgspec.Struct, frozen=True):
     """Who holds a semaphore. ``holders`` maps each holder id to when it expires, in ns."""
 
     name: str

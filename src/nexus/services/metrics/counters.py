@@ -6,21 +6,21 @@ Lock: ``_mutex`` is a leaf, held for a few additions.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+import msgspec
 
 BUCKETS: Final = 32
 """Bucket n counts calls of less than 2**n microseconds; the last one, all that took longer."""
 
 
-@dataclass(slots=True)
-class Count:
+class Count(msgspec.Struct):
     """The calls at one point."""
 
     total: int = 0
     failed: int = 0
     seconds: float = 0.0
-    buckets: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+    buckets: list[int] = msgspec.field(default_factory=lambda: [0] * BUCKETS)
 
     def copy(self) -> Count:
         """Return the same, which counts no further."""

@@ -4,7 +4,7 @@ Layer: storage. One table of keys, versions and values; the revision of the stor
 holds no notion of files, and no seal: SQLite answers a damaged page with wrong or missing rows
 as readily as with an error, so its user seals every value.
 
-Beside the file: ``-wal`` and ``-shm`` are SQLite's; ``.head`` is the witness against a lost end
+Beside the file: ``-wal`` is SQLite's log; ``.head`` is the witness against a lost end
 of the log; ``.reserve`` is space for deleting on a full disk; ``.new`` a creation cut short.
 
 A commit is one transaction, and its cost is the pages that it changes: each goes to the log whole.
@@ -257,12 +257,8 @@ class SqliteMetastore(MetastoreABC):
             connection = connect(self._path, query_only=True)
         except sqlite3.Error as error:
             raise database_error("open", self._path, error) from error
-        connection.text_factory = self._refuse_text
+        connection.text_factory = _no_text
         return connection.cursor()
-
-    def _refuse_text(self, _data: bytes) -> NoReturn:
-        # Every column that is asked for is bytes or a number.
-        self._raise_damage("read")
 
     def _raise_damage(self, operation: str) -> NoReturn:
         raise CorruptionError(operation, self._path, "a record is damaged", hint=FSCK_HINT)
@@ -386,7 +382,7 @@ class SqliteMetastore(MetastoreABC):
                     self._execute(_SET_CLOCK, (last,))
                     clock, clock_version = last, revision
             self._execute("COMMIT")
-        except ConflictError:
+        except (ConflictError, CorruptionError):
             self._roll_back_locked()
             raise
         except _ARGUMENT_ERRORS as error:
@@ -408,6 +404,8 @@ class SqliteMetastore(MetastoreABC):
         if found is None:
             row = self._execute(_VERSION, (condition.key,)).fetchone()
             found = 0 if row is None else row[0]
+            if type(found) is not int:
+                self._raise_damage("commit")
         if found != condition.version:
             raise conflict_error(condition, found)
 
@@ -622,10 +620,10 @@ class SqliteMetastore(MetastoreABC):
         except (sqlite3.Error, OSError):
             self._writer.close()
             raise
-        self._writer.text_factory = self._refuse_text
-        cursor = self._writer.cursor()
-        self._execute = cursor.execute
-        self._executemany = cursor.executemany
+        self._writer.text_factory = _no_text
+        self._cursor = self._writer.cursor()
+        self._execute = self._cursor.execute
+        self._executemany = self._cursor.executemany
 
     def _check_witness(self, *, accept_loss: bool) -> None:
         missing = self._head.newest() - self._revision
@@ -647,6 +645,7 @@ class SqliteMetastore(MetastoreABC):
         try:
             self._log.close()
         finally:
+            self._cursor.close()  # as the readers' are
             self._writer.close()
 
     def _release_files(self) -> None:
@@ -656,6 +655,13 @@ class SqliteMetastore(MetastoreABC):
             raise storage_error("close", self._path, error) from error
         finally:
             self._head.close()
+
+
+def _no_text(_data: bytes) -> None:
+    """Stand for text, which no column has that is asked for: its row is damaged.
+
+    An error from here would leave the statement, and what it has locked, open.
+    """
 
 
 def _ascends(keys: list[bytes]) -> bool:

@@ -47,7 +47,7 @@ class ReaderPool:
         if self._draining:
             # Straight to its end: put back, another reader could take it for ever.
             with self._changed:
-                reader.connection.close()
+                _end(reader)
                 self._open -= 1
                 self._changed.notify_all()
             return
@@ -117,7 +117,14 @@ class ReaderPool:
                 except IndexError:
                     self._changed.wait()
                 else:
-                    reader.connection.close()
+                    _end(reader)
                     self._open -= 1
         finally:
             self._waiting -= 1
+
+
+def _end(reader: sqlite3.Cursor) -> None:
+    # The cursor too: a statement that an interrupt left open would keep the connection alive, and
+    # what it has locked, for as long as anything, a traceback say, refers to the cursor.
+    reader.close()
+    reader.connection.close()

@@ -28,11 +28,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from nexus.contracts.errors import ClosedError, StorageFailedError
 from nexus.contracts.object_store import PIECE_BYTES
 from nexus.lib.disk import Disk, can_syncfs
+from nexus.lib.shared_rounds import SharedRounds
 from nexus.storage.object_store.staging import is_staging_name, staging_name
 
 TRACKED_LIMIT = 4096
@@ -50,13 +52,12 @@ _NO_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
 _REMOVED = "\0"  # no path ends in NUL: marks a path that this process took away
 
 
-@dataclass(slots=True)
-class Changes:
+class Changes(msgspec.Struct):
     """What a round has to make durable."""
 
-    files: set[str] = field(default_factory=set)
-    directories: set[str] = field(default_factory=set)
-    removed: set[str] = field(default_factory=set)
+    files: set[str] = msgspec.field(default_factory=set)
+    directories: set[str] = msgspec.field(default_factory=set)
+    removed: set[str] = msgspec.field(default_factory=set)
     everything: bool = False
 
     def add(self, note: str) -> None:
@@ -97,12 +98,11 @@ class SyncRounds:
         self._noted: deque[str] = deque()
         self._everything = False  # guarded by _tally_lock
         self._suspects_moved = False  # set by movers, read and cleared by rounds
-        self.round_lock = threading.Lock()
+        self._rounds = SharedRounds()
+        self.round_lock = self._rounds.turn
         self._closed = False  # guarded by round_lock, as all below
         self._suspect = Changes()
         self._clean_since_ns = clock_ns()
-        self._rounds_started = 0
-        self._last_clean_round = 0
 
     def path_lock(self, path: str) -> threading.Lock:
         """Return the lock under which ``path`` is replaced or taken away."""
@@ -153,23 +153,20 @@ class SyncRounds:
 
         Errors: StorageFailedError; ClosedError.
         """
-        arrived = self._rounds_started
-        with self.round_lock:
-            if self._last_clean_round > arrived:
-                return  # a whole round began after this call did
-            if self._closed:
-                raise ClosedError("sync", self._root, "the transport is closed")
-            self._rounds_started += 1
-            try:
-                self._run_round_locked()
-            except OSError as error:
-                raise StorageFailedError(
-                    "sync",
-                    self._root,
-                    error.strerror or str(error),
-                    hint="what was stored since the last sync is written again by the next one",
-                ) from error
-            self._last_clean_round = self._rounds_started
+        self._rounds.join(self._sync_locked)
+
+    def _sync_locked(self) -> None:
+        if self._closed:
+            raise ClosedError("sync", self._root, "the transport is closed")
+        try:
+            self._run_round_locked()
+        except OSError as error:
+            raise StorageFailedError(
+                "sync",
+                self._root,
+                error.strerror or str(error),
+                hint="what was stored since the last sync is written again by the next one",
+            ) from error
 
     def suspect_paths(self) -> list[str]:
         """Return the files that a failed round covered and no clean one since, sorted."""

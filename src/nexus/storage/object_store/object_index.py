@@ -9,16 +9,20 @@ of a key's hash; a full page splits in two by its next bit, and only when its de
 directory's does that double. So growth never stops the caller for longer than one page takes. The
 hash is seeded, so that nobody can choose content that meets in one page.
 
+Entries of records that were just appended wait in memory until some hundred of them can be written
+together: after a kill they are found in the log, past the place that the header names.
+
 Invariants:
 
-1. A page in the file holds every acknowledged entry of its range that no deeper page covers. A
-   new page is written before the page it was split from, so a kill in between loses nothing, and
-   the next opening finishes the split.
+1. A page in the file holds every entry of its range that no deeper page covers, except those that
+   :attr:`ObjectIndex.covered` leaves to the log. A new page is written before the page it was
+   split from, so a kill in between loses nothing, and the next opening finishes the split.
 2. A page is read from the file only if its checksum matches, else CorruptionError.
 3. The header says *clean* only while the file is as a synced close left it; the first change takes
    that back, durably. Without it the file counts only within the boot that wrote it: what a power
    cut leaves of pages that were written in any order is nothing to build on.
 4. A page in memory is never changed, only replaced.
+5. An entry that waits is newer than any in a page.
 
 Locks: none. The owner calls it from one thread at a time, :meth:`ObjectIndex.peek` aside.
 """
@@ -28,7 +32,7 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
@@ -39,8 +43,9 @@ from nexus.lib.disk import Disk
 
 PAGE_BYTES = 4096
 _MAGIC = b"NXOI"
-_VERSION = 1
-_HEADER = struct.Struct("<4sIQQIIQ")  # magic, version, seed, boot, clean, segment, end
+_VERSION = 2
+_HEADER = struct.Struct("<4sIQQIIQII")
+"""magic, version, seed, boot, clean, segment and end of the log, segment and offset covered"""
 _CHECKSUM = struct.Struct("<Q")
 _PAGE_HEADER = struct.Struct("<QIBBH")  # checksum, prefix, depth, 0, entries
 _ENTRY = struct.Struct("<32sIIIIQ")
@@ -49,6 +54,9 @@ _MAX_DEPTH = 28
 _HASH_BITS = 64
 _CACHED_PAGES = 4096
 _DIRTY_PAGES = 256
+_WAITING_ENTRIES = 512
+_WAITING_BYTES = 8 << 20
+"""What the log is read for at most after a kill, beside one object."""
 
 
 class Entry(NamedTuple):
@@ -75,6 +83,17 @@ class IndexLostError(Exception):
     """There is no index to go on with: it has to be made anew from the segments."""
 
 
+class Place(NamedTuple):
+    """Where a record starts. Later records are at greater places."""
+
+    segment: int
+    offset: int
+    """In the segment, in units of 8 bytes."""
+
+
+LOG_START = Place(0, 0)
+
+
 class _Map(NamedTuple):
     """The directory, and how far a hash is shifted to give its place there."""
 
@@ -91,8 +110,12 @@ class ObjectIndex:
         self._disk = disk
         self._boot = boot_number() if boot is None else boot
         self._pages: dict[int, bytes] = {}
+        self._waiting: dict[bytes, Entry] = {}
+        self._waiting_bytes = 0
         self.end: End | None = None
         """None unless the index was closed cleanly: then records may lie past any known end."""
+        self.covered = LOG_START
+        """The pages have the entry of every record before it; of later ones the log tells."""
         try:
             self._fd = disk.open(path, os.O_RDWR)
         except FileNotFoundError as error:
@@ -122,13 +145,15 @@ class ObjectIndex:
         fd = disk.open(staging, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             # Clean for the moment in which it holds nothing: it is opened like any other.
-            header = _header(int.from_bytes(os.urandom(8), "big"), NO_BOOT, End(0, 0))
+            seed = int.from_bytes(os.urandom(8), "big")
+            header = _header(seed, NO_BOOT, End(0, 0), LOG_START)
             disk.pwrite_all(fd, header + _sealed(1, _build_page(0, 0, [])), 0)
         finally:
             disk.close(fd)
         index = ObjectIndex(staging, disk=disk, boot=boot)
         try:
             fill(index)
+            index.flush()
             index._soil()
             disk.rename(staging, path)
         except BaseException:
@@ -141,6 +166,9 @@ class ObjectIndex:
 
     def peek(self, object_id: bytes) -> Entry | None:
         """Return the entry if it is known from memory. Any thread may call this at any time."""
+        waiting = self._waiting.get(object_id)
+        if waiting is not None:
+            return waiting
         pages, shift = self._map
         page = self._pages.get(pages[xxh3_64_intdigest(object_id, self._seed) >> shift])
         if page is None:
@@ -150,6 +178,9 @@ class ObjectIndex:
 
     def get(self, object_id: bytes) -> Entry | None:
         """Return the entry, or None. Errors: CorruptionError; OSError."""
+        waiting = self._waiting.get(object_id)
+        if waiting is not None:
+            return waiting
         page = self._page(self._number_for(object_id))
         position = _find(page, object_id)
         return None if position < 0 else Entry._make(_ENTRY.unpack_from(page, position))
@@ -160,12 +191,18 @@ class ObjectIndex:
         return self._page_count
 
     def entries_in(self, number: int) -> list[Entry]:
-        """Return the entries of a page. Errors: CorruptionError; OSError.
+        """Return the entries of a page as they are now. Errors: CorruptionError; OSError.
 
-        Going through the pages in order while others change them, an entry may come twice, since
-        a split moves it to the end, but none is missed.
+        Those that wait and have no older one in a page are in none. Going through the pages in
+        order while others change them, an entry may come twice, since a split moves it to the
+        end, but none is missed.
         """
-        return list(_entries(self._pages.get(number) or self._read_page(number)))
+        found = _entries(self._pages.get(number) or self._read_page(number))
+        return [self._waiting.get(entry.object_id, entry) for entry in found]
+
+    def waiting(self) -> dict[bytes, Entry]:
+        """Return the entries that are in no page yet, by object id."""
+        return dict(self._waiting)
 
     def damaged_pages(self) -> list[int]:
         """Return the numbers of the pages that are damaged in the file. Errors: OSError."""
@@ -179,26 +216,46 @@ class ObjectIndex:
 
     # -- changing -----------------------------------------------------------------------------
 
-    def put(self, entry: Entry) -> None:
-        """Set an entry; it is in the file when this returns. Errors: CorruptionError; OSError."""
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Enter records that were just appended, in the order of the log.
+
+        They are found from now on, and again after a kill. Errors: CorruptionError; OSError.
+        """
+        if len(self._waiting) >= _WAITING_ENTRIES or self._waiting_bytes >= _WAITING_BYTES:
+            self.flush()  # first: what is not entered yet is not acknowledged either
         self._soil()
-        number = self._number_for(entry.object_id)
-        page = bytearray(self._page(number))
-        while not _set(page, entry):
-            self._split(number)
-            number = self._number_for(entry.object_id)
-            page = bytearray(self._page(number))
-        self._write_page(number, page)
+        for entry in entries:
+            self._waiting[entry.object_id] = entry
+            self._waiting_bytes += entry.size
+
+    def flush(self) -> None:
+        """Write the entries that wait to their pages. Errors: CorruptionError; OSError."""
+        if not self._waiting:
+            return
+        self._soil()
+        self._put_in_pages(self._waiting.values())
+        newest = next(reversed(self._waiting.values()))
+        self.covered = max(self.covered, Place(newest.segment, newest.offset))
+        # The readers of other threads look here first.
+        self._waiting, self._waiting_bytes = {}, 0
+        self._disk.pwrite_all(self._fd, self._header(None), 0)
 
     def put_many(self, entries: Iterable[Entry]) -> None:
-        """Set entries, at less cost where several share a page; see :meth:`put`."""
+        """Change entries; they are in the file when this returns. Errors: as :meth:`flush`."""
         self._soil()
+        changed = list(entries)
+        self._put_in_pages(changed)
+        for entry in changed:
+            self._waiting.pop(entry.object_id, None)
+
+    def _put_in_pages(self, entries: Iterable[Entry]) -> None:
         dirty: dict[int, bytearray] = {}
         for entry in entries:
-            while not _set(self._changing(self._number_for(entry.object_id), dirty), entry):
-                # What has changed is written first, so that the split starts from the file.
-                self._write_pages(dirty)
-                self._split(self._number_for(entry.object_id))
+            number = self._number_for(entry.object_id)
+            while not _set(self._changing(number, dirty), entry):
+                self._write_page(number, dirty.pop(number))  # the split starts from the file
+                self._split(number)
+                number = self._number_for(entry.object_id)
             if len(dirty) > _DIRTY_PAGES:
                 self._write_pages(dirty)
         self._write_pages(dirty)
@@ -208,6 +265,7 @@ class ObjectIndex:
         self._soil()
         dirty: dict[int, bytearray] = {}
         for object_id in object_ids:
+            self._waiting.pop(object_id, None)
             page = self._changing(self._number_for(object_id), dirty)
             position = _find(page, object_id)
             if position >= 0:
@@ -265,21 +323,28 @@ class ObjectIndex:
     # -- closing ------------------------------------------------------------------------------
 
     def close(self, end: End | None) -> None:
-        """Close; with ``end``, say durably that the index is complete. Errors: OSError."""
+        """Close; with ``end``, say durably that the index is complete.
+
+        Errors: CorruptionError, OSError; the file is closed, and as it was.
+        """
         try:
             if end is not None and self.end != end:
+                self.flush()
                 self._store_map()
                 self._disk.fsync(self._fd)
-                self._disk.pwrite_all(self._fd, _header(self._seed, self._boot, end), 0)
+                self._disk.pwrite_all(self._fd, self._header(end), 0)
                 self._disk.fsync(self._fd)
         finally:
             self._disk.close(self._fd)
 
     def _soil(self) -> None:
         if self.end is not None:
-            self._disk.pwrite_all(self._fd, _header(self._seed, self._boot, None), 0)
+            self._disk.pwrite_all(self._fd, self._header(None), 0)
             self._disk.fdatasync(self._fd)
             self.end = None
+
+    def _header(self, end: End | None) -> bytes:
+        return _header(self._seed, self._boot, end, self.covered)
 
     # -- the file -----------------------------------------------------------------------------
 
@@ -325,7 +390,9 @@ class ObjectIndex:
         header = self._disk.pread(self._fd, PAGE_BYTES, 0)
         if len(header) != PAGE_BYTES or _sealed_header(header[: _HEADER.size]) != header:
             raise IndexLostError("the header of the index is damaged")
-        magic, version, self._seed, boot, clean, segment, offset = _HEADER.unpack_from(header)
+        fields = _HEADER.unpack_from(header)
+        magic, version, self._seed, boot, clean, segment, offset, *covered = fields
+        self.covered = Place._make(covered)
         if (magic, version) != (_MAGIC, _VERSION):
             raise IndexLostError("the index has another format")
         if clean:
@@ -397,9 +464,9 @@ def _map_of(pages: array[int]) -> _Map:
     return _Map(pages, _HASH_BITS - (len(pages).bit_length() - 1))
 
 
-def _header(seed: int, boot: int, end: End | None) -> bytes:
+def _header(seed: int, boot: int, end: End | None, covered: Place) -> bytes:
     segment, offset = end or End(0, 0)
-    fields = (_MAGIC, _VERSION, seed, boot, int(end is not None), segment, offset)
+    fields = (_MAGIC, _VERSION, seed, boot, int(end is not None), segment, offset, *covered)
     return _sealed_header(_HEADER.pack(*fields))
 
 

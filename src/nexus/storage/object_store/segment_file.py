@@ -114,9 +114,11 @@ class SegmentFile:
         """Return the length of the file in bytes."""
         return self._disk.size(self.fd)
 
-    def content(self) -> bytes:
-        """Return the whole segment."""
-        return self._disk.pread(self.fd, self.size(), 0)
+    def records(self, start: int) -> Iterator[Record]:
+        """Yield the records from a byte on at which one starts; see :func:`records`."""
+        tail = self._disk.pread(self.fd, max(0, self.size() - start), start)
+        for found in records(tail, 0):
+            yield found._replace(offset=found.offset + start // UNIT)
 
 
 def record_bytes(size: int) -> int:
@@ -136,9 +138,8 @@ def padding(size: int) -> bytes:
     return bytes(-size % UNIT)
 
 
-def records(segment: bytes) -> Iterator[Record]:
-    """Yield the records of a segment's bytes, past damage too."""
-    position = FIRST_OFFSET
+def records(segment: bytes, position: int = FIRST_OFFSET) -> Iterator[Record]:
+    """Yield the records of a segment's bytes from a position on, past damage too."""
     while True:
         record = _parse(segment, position, len(segment))
         if record is None:

@@ -6,14 +6,17 @@ message. Unix counterpart: a journal.
 Invariants:
 
 1. An acknowledged message is in the file, whole; with ``strict`` it is synced as well, and no
-   reader sees it before.
+   reader sees it before. Appends at the same time share a sync.
 2. Bytes that fail their checksum are never returned. The message is an error, others are not.
 3. Opening cuts off a torn end, which no acknowledged message is in, and tells how long it was.
 4. After a failed write or sync nothing is appended until what may be left of it is cut off.
 5. A full segment is synced before the next begins, so a power cut tears the last one alone.
 
-Locks, in order: ``_writing`` (appends, one after another), ``_mutex`` (the index, a leaf held for
-no I/O). A reader opens the file itself, so it neither waits for a sync nor for another reader.
+6. Every message that is written and not synced yet lies at the end of the last segment.
+
+Locks, in order: the turn of ``_rounds`` (whatever syncs, or begins a segment), ``_writing``
+(appends, one after another; not held for the sync of a message), ``_mutex`` (the index, a leaf held
+for no I/O). A reader opens the file itself, so it neither waits for a sync nor for another reader.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from nexus.contracts.errors import (
 )
 from nexus.contracts.stream_backend import RECORD_BYTES, StreamBackend, StreamInfo, StreamStore
 from nexus.lib.disk import Disk, storage_error
+from nexus.lib.shared_rounds import SharedRounds
 from nexus.storage.stream.charging import charge
 from nexus.storage.stream.log_record import DAMAGED, decode, encode, identity_of, scan
 
@@ -72,6 +76,17 @@ class _Segment:
         return start, after - start if after != DAMAGED else 0
 
 
+class _Unsynced:
+    """A message that is written but not synced: where, and what became of it."""
+
+    __slots__ = ("cost", "error", "start")
+
+    def __init__(self, start: int, cost: int) -> None:
+        self.start = start
+        self.cost = cost
+        self.error: OSError | None = None
+
+
 class DurableLog(StreamBackend):
     """The messages of one stream, in a folder of its own that one object at a time has open."""
 
@@ -85,8 +100,10 @@ class DurableLog(StreamBackend):
         self._segment_bytes = min(capacity_bytes // _SEGMENTS, _LARGEST_SEGMENT)
         self._disk = disk
         self._strict = strict
+        self._rounds = SharedRounds()
         self._writing = threading.Lock()
-        self._fd = -1  # this and the next three guarded by _writing
+        self._fd = -1  # replaced under the turn as well; this and the next four guarded by _writing
+        self._unsynced: list[_Unsynced] = []
         self._failed = False
         self._is_synced = False
         self._is_new = False
@@ -150,27 +167,67 @@ class DurableLog(StreamBackend):
 
     def append(self, path: str, message: bytes) -> int:
         cost = charge(path, message, self._capacity_bytes)
+        while True:
+            with self._writing:
+                self._check_open("write", path)
+                if not self._failed and self._has_room(cost):
+                    offset, written = self._write(path, message, cost)
+                    break
+            self._prepare_to_write(path, cost)
+        if self._strict:
+            self._rounds.join(self._sync_written)
+            if written.error is not None:
+                raise storage_error("write", path, written.error) from written.error
+        return offset
+
+    def _write(self, path: str, message: bytes, cost: int) -> tuple[int, _Unsynced]:
+        last = self._segments[-1]
+        offset = last.end + len(self._unsynced)
+        written = _Unsynced(self._tail(), cost)
+        try:
+            self._disk.pwrite_all(self._fd, encode(message, offset, self._identity), written.start)
+        except OSError as error:
+            self._failed = True
+            raise storage_error("write", path, error) from error
+        self._unsynced.append(written)
+        if not self._strict:
+            self._is_synced = False
+            self._publish(1)
+        return offset, written
+
+    def _sync_written(self) -> None:
+        """Sync what is written by now. What fails is said to those whose messages it is."""
         with self._writing:
-            self._check_open("write", path)
-            if self._failed:
-                self._recover("write", path)
-            try:
-                self._make_room(cost)
-                segment = self._segments[-1]
-                offset = segment.end
-                record = encode(message, offset, self._identity)
-                self._disk.pwrite_all(self._fd, record, segment.size)
-                if self._strict:
-                    self._disk.fdatasync(self._fd)
-            except OSError as error:
-                self._failed = True
-                raise storage_error("write", path, error) from error
-            self._is_synced = self._strict
-            with self._mutex:
-                segment.positions.append(segment.size)
-                segment.size += cost
-                self._used_bytes += cost
-            return offset
+            count = len(self._unsynced)
+            fd = self._fd
+        if not count:
+            return
+        try:
+            self._disk.fdatasync(fd)
+        except OSError as error:
+            with self._writing:
+                self._give_up_unsynced(error)
+        else:
+            with self._writing:
+                self._is_synced = True
+                self._publish(count)
+
+    def _publish(self, count: int) -> None:
+        """Let readers have the first of the messages that are written."""
+        segment = self._segments[-1]
+        with self._mutex:
+            for written in self._unsynced[:count]:
+                segment.positions.append(written.start)
+                segment.size += written.cost
+                self._used_bytes += written.cost
+        del self._unsynced[:count]
+
+    def _give_up_unsynced(self, error: OSError) -> None:
+        """After a failed sync, nobody knows what of these the disk has."""
+        self._failed = True
+        for written in self._unsynced:
+            written.error = error
+        self._unsynced.clear()
 
     def read(self, path: str, offset: int) -> bytes | None:
         while True:
@@ -203,14 +260,14 @@ class DurableLog(StreamBackend):
             )
 
     def sync(self) -> None:
-        with self._writing:
+        with self._rounds.turn, self._writing:
             self._check_open("sync", None)
             if self._failed:
                 self._recover("sync", None)
             elif self._is_synced:
                 return
             try:
-                self._disk.fsync(self._fd)
+                self._sync_file()
                 self._disk.fsync_directory(self._folder)
                 if self._is_new:
                     self._sync_parent()
@@ -220,11 +277,13 @@ class DurableLog(StreamBackend):
                 raise storage_error("sync", None, error) from error
 
     def close(self) -> None:
-        with self._writing, self._mutex:
-            if not self._closed:
+        with self._rounds.turn:
+            with self._writing, self._mutex:
+                if self._closed:
+                    return
                 self._closed = True
-                if self._fd >= 0:
-                    self._disk.close(self._fd)
+            self._sync_written()  # for those who wait for it
+            self._disk.close(self._fd)
 
     # -- helpers ------------------------------------------------------------------------------
 
@@ -272,14 +331,45 @@ class DurableLog(StreamBackend):
         finally:
             self._disk.close(fd)
 
-    def _make_room(self, cost: int) -> None:
-        """Begin a segment where the last is full; let go of the oldest while there are too many."""
-        last = self._segments[-1]
-        if last.positions and last.size + cost > self._segment_bytes:
+    def _tail(self) -> int:
+        """Return where the next record goes in the last segment."""
+        return self._segments[-1].size + sum(written.cost for written in self._unsynced)
+
+    def _fits_segment(self, cost: int) -> bool:
+        tail = self._tail()
+        return not tail or tail + cost <= self._segment_bytes
+
+    def _fits_capacity(self, cost: int) -> bool:
+        unsynced_bytes = sum(written.cost for written in self._unsynced)
+        return self._used_bytes + unsynced_bytes + cost <= self._capacity_bytes
+
+    def _has_room(self, cost: int) -> bool:
+        return self._fits_segment(cost) and self._fits_capacity(cost)
+
+    def _prepare_to_write(self, path: str, cost: int) -> None:
+        """Recover from a failure; begin a segment where the last is full; let go of the oldest."""
+        with self._rounds.turn, self._writing:
+            self._check_open("write", path)
+            if self._failed:
+                self._recover("write", path)
+            try:
+                if not self._fits_segment(cost):
+                    self._sync_file()
+                    self._start_segment(self._segments[-1].end)
+                while not self._fits_capacity(cost):
+                    self._drop_oldest()
+            except OSError as error:
+                self._failed = True
+                raise storage_error("write", path, error) from error
+
+    def _sync_file(self) -> None:
+        """Sync the last segment, and let readers have what was written there."""
+        try:
             self._disk.fsync(self._fd)
-            self._start_segment(last.end)
-        while self._used_bytes + cost > self._capacity_bytes:
-            self._drop_oldest()
+        except OSError as error:
+            self._give_up_unsynced(error)
+            raise
+        self._publish(len(self._unsynced))
 
     def _drop_oldest(self) -> None:
         # Out of the index first: a reader that misses the file looks there for the reason.
@@ -313,11 +403,10 @@ class DurableLog(StreamBackend):
 
     def _recover(self, operation: str, path: str | None) -> None:
         """Cut off what a failed write left, sync the rest, and go on in a new file."""
-        last = self._segments[-1]
         try:
-            self._disk.truncate(self._fd, last.size)
-            self._disk.fsync(self._fd)
-            self._start_segment(last.end)
+            self._disk.truncate(self._fd, self._tail())
+            self._sync_file()
+            self._start_segment(self._segments[-1].end)
         except OSError as error:
             reason = f"an earlier write failed and the log has not recovered: {error.strerror}"
             raise StorageFailedError(operation, path, reason) from error

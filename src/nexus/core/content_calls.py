@@ -1,0 +1,276 @@
+"""ContentCalls: reading and writing, of files, of messages and of content by its hash.
+
+Layer: core, the calls behind the entry points of :mod:`nexus.core.nexus_fs`. It knows no hook and
+no default identity: paths are canonical and identities checked. Volumes store, channels wait.
+Unix counterpart: ``fs/read_write.c``.
+
+A whole-file write routes before it locks, to store its content, and under the lock only looks
+whether the mount table is still the same. Reading content that is named by its hash, which no
+writer changes, takes no lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
+
+from msgspec.structs import replace
+
+from nexus.contracts.context import OperationContext
+from nexus.contracts.errors import InvalidArgumentError, NotSupportedError
+from nexus.contracts.filesystem import Precondition, WriteRequest
+from nexus.contracts.metadata import Buffer, Stat
+from nexus.contracts.object_store import Content, ContentStoreABC
+from nexus.core.arguments import (
+    MAX_WRITE_END,
+    check_precondition_type,
+    check_range,
+    check_version,
+    checked_pieces,
+)
+from nexus.core.channels import Channel, check_message_read, check_message_write, wait_limit
+from nexus.core.inode_table import Transaction
+from nexus.core.kernel_state import KernelState, Target, lock_key
+from nexus.core.volume import Actor
+from nexus.lib.paths import normalize
+from nexus.lib.steps import Steps
+
+
+class ContentCalls:
+    """The calls that move bytes. Shared by all threads; holds no state of its own."""
+
+    def __init__(self, kernel: KernelState) -> None:
+        self._kernel = kernel
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def read(
+        self,
+        path: str,
+        who: OperationContext,
+        count: int | None,
+        offset: int,
+        version: int | None,
+        timeout: float | None,
+    ) -> bytes:
+        """Return bytes of a file, or a message, waiting for it. Errors: as sys_read."""
+        found = self.look(path, who, count, offset, version)
+        if isinstance(found, bytes):  # asked so, since a Channel is an ABC, which costs more to ask
+            return found
+        return found.read(path, offset, wait_limit("read", path, timeout))
+
+    def look(
+        self,
+        path: str,
+        who: OperationContext,
+        count: int | None,
+        offset: int,
+        version: int | None,
+    ) -> bytes | Channel:
+        """Return bytes of a file, or the pipe or stream to read the message from."""
+        if count is not None or type(offset) is not int or offset:
+            check_range("read", path, count, offset)
+        if version is not None:
+            check_version("read", path, version)
+        kernel, zone_id = self._kernel, who.zone_id
+        volume, relative = kernel.route("read", path, zone_id)
+        record = volume.channel_record(relative)
+        if record is not None:
+            channel = kernel.channel_of("read", path, zone_id, volume, record)
+            if channel is not None:
+                check_message_read(path, count, version)
+                return channel
+        if volume.immutable_content:
+            return volume.read("read", relative, count, offset, version)
+        with kernel.locks.read(lock_key(zone_id, path)):
+            volume, relative = kernel.route("read", path, zone_id)
+            return volume.read("read", relative, count, offset, version)
+
+    def reading(
+        self,
+        path: str,
+        who: OperationContext,
+        count: int | None,
+        offset: int,
+        version: int | None,
+        timeout: float | None,
+    ) -> Steps[bytes]:
+        """As :meth:`read` of a message, for a thread or a task. Errors: NotSupportedError."""
+        check_range("read", path, count, offset)
+        check_message_read(path, count, version)
+        channel = self._kernel.channel_to_wait_for("read", path, who.zone_id)
+        return (yield from channel.reading(path, offset, wait_limit("read", path, timeout)))
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def write_at(
+        self,
+        path: str,
+        who: OperationContext,
+        data: Buffer,
+        offset: int,
+        precondition: Precondition | None,
+        timeout: float | None,
+    ) -> Stat:
+        """Write into a file, or a message, waiting for room. Errors: as sys_write."""
+        channel = self.channel_to_write(path, who, data, offset, precondition)
+        if channel is not None:
+            return channel.write(path, bytes(data), wait_limit("write", path, timeout))
+        return self.write_file_at(path, who, data, offset, precondition)
+
+    def channel_to_write(
+        self,
+        path: str,
+        who: OperationContext,
+        data: Buffer,
+        offset: int,
+        precondition: Precondition | None,
+    ) -> Channel | None:
+        """Return the pipe or stream at a path, None where none is."""
+        check_range("write", path, None, offset)
+        check_precondition_type("write", path, precondition)
+        if offset + len(data) > MAX_WRITE_END:
+            raise InvalidArgumentError("write", path, f"the end is past {MAX_WRITE_END} bytes")
+        kernel, zone_id = self._kernel, who.zone_id
+        kernel.check_open("filesystem", None)
+        volume, relative = kernel.route("write", path, zone_id)
+        record = volume.channel_record(relative)
+        if record is None:
+            return None
+        channel = kernel.channel_of("write", path, zone_id, volume, record)
+        if channel is not None:
+            check_message_write(path, offset, precondition)
+        return channel
+
+    def write_file_at(
+        self,
+        path: str,
+        who: OperationContext,
+        data: Buffer,
+        offset: int,
+        precondition: Precondition | None,
+    ) -> Stat:
+        """Write into an existing file; what is written was checked by :meth:`channel_to_write`."""
+        kernel = self._kernel
+        actor = kernel.actor(who)
+        with kernel.locked(actor, path), Transaction(kernel.store) as txn:
+            volume, relative = kernel.route("write", path, who.zone_id)
+            kernel.waiting.require(txn, "write", path, precondition, who.zone_id)
+            answer = volume.write_at(txn, relative, data, offset, precondition, actor)
+            answer["revision"] = txn.commit(durable=kernel.durable)
+        return answer
+
+    def writing(
+        self,
+        path: str,
+        who: OperationContext,
+        message: Buffer,
+        offset: int,
+        precondition: Precondition | None,
+        timeout: float | None,
+    ) -> Steps[Stat]:
+        """Write a message, for a thread or a task. Errors: as sys_write; NotSupportedError."""
+        check_message_write(path, offset, precondition)
+        channel = self._kernel.channel_to_wait_for("write", path, who.zone_id)
+        limit = wait_limit("write", path, timeout)
+        return (yield from channel.writing(path, bytes(message), limit))
+
+    def write_file(self, request: WriteRequest, who: OperationContext) -> Stat:
+        """Write one whole file. Errors: as sys_write."""
+        return self.write_files((request,), who)[0]
+
+    def write_files(self, requests: Sequence[WriteRequest], who: OperationContext) -> list[Stat]:
+        """Write whole files in one commit. Errors: as sys_write, for whichever file comes first."""
+        kernel = self._kernel
+        actor = kernel.actor(who)
+        operation = "append" if any(request.append for request in requests) else "write"
+        mounted = kernel.router.table(who.zone_id)
+        writes = [self._target(operation, request, who) for request in requests]
+        if len(writes) != 1:
+            _check_batch(writes)
+        contents: list[Content | None] = []
+        try:
+            if len(writes) == 1:
+                (write,) = writes
+                contents.append(write.volume.prepare(operation, write.relative, write.request))
+            else:
+                for volume, some in groupby(writes, key=attrgetter("volume")):
+                    pairs = [(write.relative, write.request) for write in some]
+                    contents += volume.prepare_many(operation, pairs)
+            for volume in {w.volume for w, c in zip(writes, contents, strict=True) if c}:
+                volume.settle()
+            return kernel.creating(
+                operation,
+                writes,
+                mounted,
+                actor,
+                lambda txn: self._write_all(txn, operation, writes, contents, actor),
+            )
+        finally:
+            for write, content in zip(writes, contents, strict=False):
+                if content is not None:
+                    write.volume.abandon(content)
+
+    def _target(self, operation: str, request: WriteRequest, who: OperationContext) -> Target:
+        path = normalize(operation, request.path)
+        if type(request.buf) is not bytes:
+            request = replace(request, buf=checked_pieces(operation, path, request.buf))
+        if request.precondition is not None:
+            check_precondition_type(operation, path, request.precondition)
+        volume, relative = self._kernel.route(operation, path, who.zone_id)
+        return Target(path, volume, relative, request)
+
+    def _write_all(
+        self,
+        txn: Transaction,
+        operation: str,
+        writes: list[Target],
+        contents: list[Content | None],
+        actor: Actor,
+    ) -> list[Stat]:
+        kernel, zone_id = self._kernel, actor.context.zone_id
+        for path, _, _, request in writes:
+            if request.precondition is not None:
+                kernel.waiting.require(txn, operation, path, request.precondition, zone_id)
+        answers = [
+            write.volume.write(txn, operation, write.relative, write.request, content, actor)
+            for write, content in zip(writes, contents, strict=True)
+        ]
+        if answers:
+            revision = txn.commit(durable=kernel.durable)
+            for answer in answers:
+                answer["revision"] = revision
+        return answers
+
+    # -- by hash ------------------------------------------------------------------------------
+
+    def store_content(self, path: str, who: OperationContext, pieces: Iterable[Buffer]) -> str:
+        """Store content in the mount that holds a path; return its id. Errors: as a write's."""
+        volume, _ = self._kernel.route("content", path, who.zone_id)
+        store = volume.content_store()
+        content = store.write_content(checked_pieces("content", path, pieces))
+        try:
+            volume.settle()
+        finally:
+            store.unpin(content.etag)
+        return content.etag
+
+    def content_store(self, path: str, who: OperationContext) -> ContentStoreABC:
+        """Return the content store of the mount that holds a path. Errors: NotSupportedError."""
+        return self._kernel.route("content", path, who.zone_id)[0].content_store()
+
+
+def _check_batch(writes: list[Target]) -> None:
+    seen = set()
+    for path, volume, _, _ in writes:
+        if path in seen:
+            raise InvalidArgumentError("write_batch", path, "the path is in the batch twice")
+        seen.add(path)
+        if not volume.atomic_batch:
+            raise NotSupportedError(
+                "write_batch",
+                path,
+                f"the mount {volume.point} cannot take part in one commit with others",
+                hint="write its files one by one",
+            )
