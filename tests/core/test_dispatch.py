@@ -652,6 +652,36 @@ def test_observers_that_hang_are_reported_and_the_others_go_on(
     assert [event.path for event in gate.events] == ["/1", "/2", "/3"]
 
 
+def test_removing_an_observer_between_two_of_its_events_waits_for_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = ObserverHub(Clock(), 0.5)
+    gate = Gate()
+    hub.add("log", gate, None)
+    between, removing = threading.Event(), threading.Event()
+    take_next = hub._next
+
+    def held_up(queue: Any) -> Any:
+        if gate.events:
+            between.set()
+            assert removing.wait(LONG_S)
+        return take_next(queue)
+
+    monkeypatch.setattr(hub, "_next", held_up)
+    observed(hub, "/1", "/2")
+    gate.opened.set()
+    assert between.wait(LONG_S)
+    remover = threading.Thread(target=hub.remove, args=(gate,))
+    remover.start()
+    while len(hub):
+        threading.Event().wait(0.001)
+    removing.set()
+    remover.join()
+    assert not caplog.records
+    assert len(gate.events) == 1
+    hub.close()
+
+
 def make_dispatch(clock: Clock, hang_timeout_s: float) -> KernelDispatch:
     return KernelDispatch(SealedStore(MemoryMetastore()), clock, hang_timeout_s=hang_timeout_s)
 

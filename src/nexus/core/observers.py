@@ -276,6 +276,9 @@ class ObserverHub:
         """Return the next event, and note that its observer is at it."""
         with self._changed:
             if not queue.waiting:
+                # Removed since this worker was at the event before, and who removed it waits.
+                queue.worker = None
+                self._changed.notify_all()
                 return None
             if self._ready and queue.worker is not None:
                 # Others wait as well: one event each in turn.

@@ -13,6 +13,7 @@ from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import AccessDeniedError
 from nexus.contracts.filesystem import NexusFilesystem, WriteRequest
 from nexus.contracts.metadata import DT_MOUNT, DT_PIPE, DT_REG, DT_STREAM
+from nexus.contracts.protocols.permission import WRITE_ACCESS
 from nexus.contracts.vfs_hooks import POINTS, HookSpec, post
 from nexus.core.nexus_fs import NexusFS
 from nexus.factory.boot import Settings, boot
@@ -250,3 +251,13 @@ def test_the_service_answers_questions(nx: NexusFS) -> None:
     permission = nx.service("permission")
     assert permission.is_allowed("/home/ada/f", 6, OWNER)
     assert not permission.is_allowed("/home/ada/f", 4, STRANGER)
+
+
+def test_a_path_is_judged_however_it_is_spelled(nx: NexusFS) -> None:
+    nx.mkdir("/open")
+    nx.sys_setattr("/open", owner_id="eve")
+    nx.write("/open/secret", b"")
+    permission = nx.service("permission")
+    eve = OperationContext("eve")
+    for path in ("/open/secret", "//open/./secret", "/open//secret/"):
+        assert not permission.is_allowed(path, WRITE_ACCESS, eve)

@@ -220,7 +220,7 @@ class PermissionCheckHook:
         self, operation: str, ctx: VFSContext, access: int, *, files: bool
     ) -> None:
         admin = _administrator(ctx.context)
-        stat = self._look(ctx.path, ctx.context.zone_id)
+        stat = self._look(normalize(operation, ctx.path), ctx.context.zone_id)
         if stat is None or not stat["is_directory"]:
             return
         for found in self._nx.walk(ctx.path, context=admin):
@@ -230,6 +230,7 @@ class PermissionCheckHook:
 
     def _nearest(self, path: str, context: OperationContext) -> Stat:
         """Return the attributes of an entry, or of the nearest directory above that exists."""
+        path = normalize("permission", path)
         while True:
             stat = self._look(path, context.zone_id)
             if stat is not None:
