@@ -27,7 +27,6 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -81,25 +80,41 @@ class _Tables:
 
 
 class _Call:
-    """The account of one call: whose tables it sees, None while it waits, and what it commits."""
+    """The account of one call, entered while it runs: whose tables it sees, and what it commits."""
 
-    __slots__ = ("operation", "tables")
+    __slots__ = ("_dispatch", "operation", "tables")
 
-    def __init__(self) -> None:
-        self.tables: _Tables | None = None
+    def __init__(self, dispatch: KernelDispatch) -> None:
+        self._dispatch = dispatch
+        self.tables: _Tables | None = None  # None while it waits
         self.operation = Operation()
+
+    def __enter__(self) -> None:
+        self._dispatch._enter(self)
+
+    def __exit__(self, *error: object) -> None:
+        self._dispatch._leave(self)
 
 
 class _Running:
-    """A hook that is being called, for the report of those that hang."""
+    """A hook, entered while it is being called, for the report of those that hang."""
 
-    __slots__ = ("name", "operation", "reported", "started")
+    __slots__ = ("_dispatch", "name", "operation", "reported", "started")
 
-    def __init__(self, name: str, started: float, operation: Operation | None) -> None:
-        self.name = name
-        self.started = started
+    def __init__(
+        self, dispatch: KernelDispatch, name: tuple[str, str, str], operation: Operation | None
+    ) -> None:
+        self._dispatch = dispatch
+        self.name = name  # what is called, whose it is, at which point
+        self.started = dispatch._clock()
         self.operation = operation
         self.reported = False
+
+    def __enter__(self) -> None:
+        self._dispatch._begin(self)
+
+    def __exit__(self, *error: object) -> None:
+        self._dispatch._end(self)
 
 
 class KernelDispatch:
@@ -225,7 +240,7 @@ class KernelDispatch:
 
     def _drain(self, owner: str) -> None:
         """Wait until no other call sees a table that was replaced."""
-        inside = bool(self._local.__dict__.get("calls"))
+        inside = bool(self._calls_here())
 
         def is_drained() -> bool:
             self._retired = [old for old in self._retired if old.calls]
@@ -240,8 +255,8 @@ class KernelDispatch:
 
     def run(self, point: HookPoint[C, R], ctx: C, call: Callable[[C], R]) -> R:
         """Take one call through its phases. Errors: those of resolvers, PRE hooks and the call."""
-        account = _Call()
-        with self._counted(account), self.observers.operation() as account.operation:
+        account = _Call(self)
+        with account, self.observers.operation() as account.operation:
             handled = self._before(account, point, ctx)
             if handled is not None:
                 return handled.result  # type: ignore[no-any-return]
@@ -254,12 +269,12 @@ class KernelDispatch:
 
         It is not counted while it waits. Where a task waits, hooks run in the event loop's thread.
         """
-        account = _Call()
+        account = _Call(self)
         phases = self._phases(account, point, ctx, call)
         resume: Callable[[], Step] = phases.__next__
         try:
             while True:
-                with self._counted(account), self.observers.operation() as account.operation:
+                with account, self.observers.operation() as account.operation:
                     try:
                         at = resume()
                     except StopIteration as done:
@@ -293,12 +308,12 @@ class KernelDispatch:
     ) -> Handled | None:
         tables = _tables_seen(account)
         for resolver in _resolvers_for(tables, ctx.path):
-            with self._timed(resolver, point, "resolver"):
+            with _Running(self, ("resolver", resolver.owner, point.name), None):
                 handled = resolver.item.try_resolve(point, ctx)  # type: ignore[union-attr]
             if handled is not None:
                 return handled
         for entry in tables.hooks.get((point, PRE), ()):
-            with self._timed(entry, point, "pre hook"):
+            with _Running(self, ("pre hook", entry.owner, point.name), None):
                 entry.item.hook(ctx)  # type: ignore[union-attr]
         return None
 
@@ -317,46 +332,39 @@ class KernelDispatch:
         operation: Operation,
     ) -> None:
         try:
-            with self._timed(entry, point, "post hook", operation):
+            with _Running(self, ("post hook", entry.owner, point.name), operation):
                 entry.item.hook(ctx, result)  # type: ignore[union-attr]
         except Exception:  # noqa: BLE001 - the boundary of post-hook dispatch
             _log.exception("post hook of %s failed after %s %s", entry.owner, point.name, ctx.path)
 
-    @contextmanager
-    def _counted(self, account: _Call) -> Iterator[None]:
-        """Let a call see the tables of this moment, for the length of a block in this thread."""
+    def _enter(self, account: _Call) -> None:
         with self._mutex:
             account.tables = self._tables
             account.tables.calls.add(account)
-        calls: list[_Call] = self._local.__dict__.setdefault("calls", [])
-        calls.append(account)
-        try:
-            yield
-        finally:
-            calls.remove(account)
-            with self._left:
-                account.tables.calls.discard(account)
-                account.tables = None
+        self._calls_here().append(account)
+
+    def _leave(self, account: _Call) -> None:
+        self._calls_here().remove(account)
+        with self._left:
+            _tables_seen(account).calls.discard(account)
+            account.tables = None
+            if self._retired:
                 self._left.notify_all()
 
-    @contextmanager
-    def _timed(
-        self,
-        entry: _Registered,
-        point: HookPoint[Any, Any],
-        what: str,
-        operation: Operation | None = None,
-    ) -> Iterator[None]:
-        running = _Running(f"{what} of {entry.owner} at {point.name}", self._clock(), operation)
+    def _calls_here(self) -> list[_Call]:
+        """Return the calls that this thread is in."""
+        calls: list[_Call] = self._local.__dict__.setdefault("calls", [])
+        return calls
+
+    def _begin(self, running: _Running) -> None:
         with self._mutex:
             self._report_overdue_locked()
             self._running.add(running)
-        try:
-            yield
-        finally:
-            with self._mutex:
-                self._report_overdue_locked()
-                self._running.discard(running)
+
+    def _end(self, running: _Running) -> None:
+        with self._mutex:
+            self._report_overdue_locked()
+            self._running.discard(running)
 
     def report_overdue(self) -> None:
         """Report hooks and observers that hang; every mediated call does so by the way."""
@@ -370,7 +378,7 @@ class KernelDispatch:
             late_s = now - running.started
             if late_s > self._hang_timeout_s and not running.reported:
                 running.reported = True
-                _log.error("%s has not returned for %g s", running.name, late_s)
+                _log.error("%s of %s at %s has not returned for %g s", *running.name, late_s)
                 if running.operation is not None:
                     # What it committed must not keep the commits after it from observers.
                     self.observers.release(running.operation)
