@@ -68,21 +68,33 @@ class Stream:
         Errors: WouldBlock with a timeout of 0, else WaitTimeoutError; those of the backend; what
         closed it.
         """
-        return run(self.reading(path, offset, timeout_s))
+        found = self._look(path, offset, timeout_s)
+        if isinstance(found, StreamMessage):
+            return found
+        return run(self._waiting(path, offset, timeout_s, found))
 
     def reading(
         self, path: str, offset: int, timeout_s: float | None = None
     ) -> Steps[StreamMessage]:
         """As :meth:`read`, for a thread or a task."""
+        found = self._look(path, offset, timeout_s)
+        if isinstance(found, StreamMessage):
+            return found
+        return (yield from self._waiting(path, offset, timeout_s, found))
+
+    def _waiting(
+        self, path: str, offset: int, timeout_s: float | None, waiter: Waiter[bool]
+    ) -> Steps[StreamMessage]:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            news = yield from waiter.steps(left, self._poll(path, offset, waiter))
+            if news is None:
+                raise WaitTimeoutError("read", path, "no message came")
             found = self._look(path, offset, timeout_s)
             if isinstance(found, StreamMessage):
                 return found
-            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-            news = yield from found.steps(left, self._poll(path, offset, found))
-            if news is None:
-                raise WaitTimeoutError("read", path, "no message came")
+            waiter = found
 
     def info(self) -> StreamInfo:
         """Return what the stream keeps. Errors: those of the backend; what closed it."""

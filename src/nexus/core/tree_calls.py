@@ -15,7 +15,7 @@ seen in half.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nexus.contracts.context import OperationContext
@@ -97,7 +97,9 @@ class TreeCalls:
         target = Target(path, volume, relative, WriteRequest(path, b"", parents=parents))
         return kernel.creating("mkdir", [target], mounted, actor, make)
 
-    def make_file(self, path: str, who: OperationContext, content: Buffer | Any = b"") -> Stat:
+    def make_file(
+        self, path: str, who: OperationContext, content: Buffer | Iterable[Buffer] = b""
+    ) -> Stat:
         """Make a file where nothing is. Errors: as sys_setattr with DT_REG."""
         kernel, actor = self._kernel, self._kernel.actor(who)
         request = WriteRequest(path, content, parents=False)

@@ -66,18 +66,21 @@ class VFSSemaphore:
     def acquire(
         self, name: str, max_holders: int = 1, timeout_ms: int = 0, ttl_ms: int = 30_000
     ) -> str | None:
-        return run(self._acquiring(name, _Request(max_holders, ttl_ms), timeout_ms))
+        found = self._enter(name, _Request(max_holders, ttl_ms), timeout_ms)
+        if not isinstance(found, Waiter):
+            return found
+        return run(self._waiting(name, found, timeout_ms))
 
     async def acquire_async(
         self, name: str, max_holders: int = 1, timeout_ms: int = 0, ttl_ms: int = 30_000
     ) -> str | None:
         """As :meth:`acquire`, waiting without a thread."""
-        return await run_async(self._acquiring(name, _Request(max_holders, ttl_ms), timeout_ms))
+        found = self._enter(name, _Request(max_holders, ttl_ms), timeout_ms)
+        if not isinstance(found, Waiter):
+            return found
+        return await run_async(self._waiting(name, found, timeout_ms))
 
-    def _acquiring(self, name: str, request: _Request, timeout_ms: int) -> Steps[str | None]:
-        waiter = self._enter(name, request, timeout_ms)
-        if not isinstance(waiter, Waiter):
-            return waiter
+    def _waiting(self, name: str, waiter: Waiter[str], timeout_ms: int) -> Steps[str | None]:
         try:
             return (yield from waiter.steps(timeout_ms / 1000, partial(self._look, name)))
         finally:
