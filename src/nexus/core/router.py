@@ -28,12 +28,19 @@ class RouteResult(NamedTuple, Generic[T]):
     relative: str
 
 
+_REMEMBERED = 1024
+
+
 class _Table(dict[str, T]):
-    """A zone's mounts by their point, and how many components the deepest point has."""
+    """A zone's mounts by their point, and how many components the deepest point has.
+
+    ``by_directory`` remembers the mounts that serve a few directories. It is as old as the table.
+    """
 
     def __init__(self, mounts: Mapping[str, T]) -> None:
         super().__init__(mounts)
         self.deepest = max((depth(point) for point in mounts), default=0)
+        self.by_directory: dict[str, tuple[T, str]] = {}
 
 
 class VFSRouter(Generic[T]):
@@ -66,19 +73,14 @@ class VFSRouter(Generic[T]):
         """
         table = self._tables.get(zone_id)
         if table:
-            point = path
-            if path.count("/") > table.deepest:
-                # No point is as deep as this; a path may have thousands of components.
-                point = "/".join(path.split("/", table.deepest + 1)[:-1]) or "/"
-            while True:
-                mount = table.get(point)
-                if mount is not None:
-                    if point == "/":
-                        return RouteResult(mount, point, path)
-                    return RouteResult(mount, point, path[len(point) :] or "/")
-                if point == "/":
-                    break
-                point = point[: point.rfind("/")] or "/"
+            mount = table.get(path)
+            if mount is not None:
+                return RouteResult(mount, path, "/")
+            directory = path[: path.rfind("/")]
+            found = table.by_directory.get(directory) or _search(table, directory)
+            if found is not None:
+                mount, point = found
+                return RouteResult(mount, point, path if point == "/" else path[len(point) :])
         raise PathNotFoundError("route", path, f"zone {zone_id!r} has nothing mounted here")
 
     def table(self, zone_id: str) -> object:
@@ -100,3 +102,19 @@ class VFSRouter(Generic[T]):
     def mounts(self, zone_id: str) -> list[tuple[str, T]]:
         """Return every (point, mount) of a zone, sorted by point."""
         return sorted(self._tables.get(zone_id, {}).items(), key=lambda item: item[0])
+
+
+def _search(table: _Table[T], directory: str) -> tuple[T, str] | None:
+    """Return the mount that serves what lies in a directory and its point, and remember them."""
+    point = directory or "/"
+    if point.count("/") > table.deepest:
+        # No point is as deep as this; a path may have thousands of components.
+        point = "/".join(point.split("/", table.deepest + 1)[:-1]) or "/"
+    while (mount := table.get(point)) is None:
+        if point == "/":
+            return None
+        point = point[: point.rfind("/")] or "/"
+    if len(table.by_directory) >= _REMEMBERED:
+        table.by_directory.clear()
+    table.by_directory[directory] = mount, point
+    return mount, point

@@ -30,6 +30,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Final
 
 from nexus.contracts.errors import LockTimeoutError
@@ -38,15 +39,31 @@ from nexus.lib.paths import is_same_or_below, tree_order
 
 DEFAULT_TIMEOUT_S: Final = 30.0
 
+_EXCLUSIVE: Final = 1 << 32
+"""What an exclusive hold adds to a count of holds beneath a directory, besides itself."""
 
-def _ancestors(path: str) -> list[str]:
+
+_REMEMBERED_LENGTH: Final = 256
+"""Longer directories are not remembered: one may have two thousand directories above it."""
+
+
+def _ancestors(path: str) -> tuple[str, ...]:
+    directory = path[: path.rfind("/")]
+    if len(directory) > _REMEMBERED_LENGTH:
+        return _with_ancestors(directory)
+    return _remembered_with_ancestors(directory)
+
+
+def _with_ancestors(directory: str) -> tuple[str, ...]:
     found = []
-    cut = path.rfind("/")
-    while cut > 0:
-        path = path[:cut]
-        found.append(path)
-        cut = path.rfind("/")
-    return found
+    while directory:
+        found.append(directory)
+        directory = directory[: directory.rfind("/")]
+    return tuple(found)
+
+
+# Calls come by the directory, and to look this up anew is a tenth of what a lock costs.
+_remembered_with_ancestors = lru_cache(maxsize=1024)(_with_ancestors)
 
 
 class _Waiter:
@@ -76,7 +93,7 @@ class Hold:
     __slots__ = ("_manager", "ancestors", "exclusive", "granted", "path")
 
     def __init__(
-        self, manager: VFSLockManager, path: str, ancestors: list[str], exclusive: bool
+        self, manager: VFSLockManager, path: str, ancestors: tuple[str, ...], exclusive: bool
     ) -> None:
         self.granted = False  # guarded by the manager's _mutex
         self._manager = manager
@@ -134,13 +151,12 @@ class VFSLockManager:
         self.after_release: Callable[[], None] = _nothing
         """Called by a thread that has let go of what it took in one call."""
         self._mutex = threading.Lock()
-        # All guarded by _mutex. _held counts readers, or is -1 for a writer; the two _below maps
-        # count, for each directory, the holds (and the exclusive holds) somewhere beneath it.
+        # All guarded by _mutex. _held counts readers, or is -1 for a writer; _below counts, for
+        # each directory, the holds somewhere beneath it, and in its high half the exclusive ones.
         self._held: dict[str, int] = {}
         self._below: dict[str, int] = {}
-        self._below_exclusive: dict[str, int] = {}
         self._waiters: list[_Waiter] = []
-        self._dropped: deque[tuple[str, list[str], bool]] = deque()
+        self._dropped: deque[tuple[str, tuple[str, ...], bool]] = deque()
 
     def read(self, path: str, timeout_s: float | None = None) -> Hold:
         """Return a shared hold. Errors: LockTimeoutError."""
@@ -231,7 +247,7 @@ class VFSLockManager:
             self._serve_locked()
             return False
 
-    def _free_locked(self, path: str, ancestors: list[str], exclusive: bool) -> bool:
+    def _free_locked(self, path: str, ancestors: tuple[str, ...], exclusive: bool) -> bool:
         held = self._held
         if exclusive:
             if path in held or path in self._below:
@@ -241,7 +257,7 @@ class VFSLockManager:
                     if above in held:
                         return False
             return True
-        if held.get(path, 0) < 0 or path in self._below_exclusive:
+        if held.get(path, 0) < 0 or self._below.get(path, 0) >= _EXCLUSIVE:
             return False
         for above in ancestors:  # noqa: SIM110 - a generator costs more than the whole check
             if held.get(above, 0) < 0:
@@ -252,13 +268,9 @@ class VFSLockManager:
         path, held = hold.path, self._held
         # One line, without a call in it: an interrupt comes before or after both.
         hold.granted, held[path] = True, -1 if hold.exclusive else held.get(path, 0) + 1
-        below = self._below
+        below, more = self._below, _EXCLUSIVE + 1 if hold.exclusive else 1
         for above in hold.ancestors:
-            below[above] = below.get(above, 0) + 1
-        if hold.exclusive:
-            below = self._below_exclusive
-            for above in hold.ancestors:
-                below[above] = below.get(above, 0) + 1
+            below[above] = below.get(above, 0) + more
 
     def _take_back_locked(self, hold: Hold) -> None:
         path, held = hold.path, self._held
@@ -266,9 +278,13 @@ class VFSLockManager:
         hold.granted, held[path] = False, left  # one line, as in granting
         if not left:
             del held[path]
-        _count_down(self._below, hold.ancestors)
-        if hold.exclusive:
-            _count_down(self._below_exclusive, hold.ancestors)
+        below, less = self._below, _EXCLUSIVE + 1 if hold.exclusive else 1
+        for above in hold.ancestors:
+            left = below[above] - less
+            if left:
+                below[above] = left
+            else:
+                del below[above]
 
     def _release(self, hold: Hold) -> None:
         try:
@@ -298,14 +314,12 @@ class VFSLockManager:
 
     def _recount_locked(self) -> None:
         """Make the counts anew from ``_held``, after an interrupt that may have cut a change."""
-        self._below, self._below_exclusive = {}, {}
+        self._below = {}
         self._held = {path: count for path, count in self._held.items() if count}
         for path, count in self._held.items():
             for above in _ancestors(path):
-                self._below[above] = self._below.get(above, 0) + abs(count)
-                if count < 0:
-                    now = self._below_exclusive.get(above, 0)
-                    self._below_exclusive[above] = now + 1
+                more = _EXCLUSIVE + 1 if count < 0 else count
+                self._below[above] = self._below.get(above, 0) + more
 
     def _serve_locked(self) -> None:
         """Grant every waiter, in order, that conflicts with no hold and no earlier waiter."""
@@ -346,12 +360,3 @@ def _nothing() -> None:
 def make_vfs_locks(timeout_s: float = DEFAULT_TIMEOUT_S) -> VFSLockManager:
     """Return a lock manager, a checked one where lock order is."""
     return (CheckedVFSLockManager if is_checked() else VFSLockManager)(timeout_s)
-
-
-def _count_down(counts: dict[str, int], ancestors: list[str]) -> None:
-    for above in ancestors:
-        left = counts[above] - 1
-        if left:
-            counts[above] = left
-        else:
-            del counts[above]
