@@ -31,7 +31,7 @@ SECTION = "dispatch"
 FILES = 500
 PIPE = "/pipe"
 MESSAGE = b"y" * 64
-WRITES = 50
+WRITES = 200
 WRITE_BYTES = 4096
 GUARDED = Target(1.3)
 UNHOOKED = Target(1.05)
@@ -95,7 +95,7 @@ def guarded(plan: Plan) -> Row:
         samples = interleave(
             lambda number: write(views[0], number),
             lambda number: write(views[1], number),
-            4 * plan.rounds,  # short ones: what else the disk has to do comes in bursts
+            2 * plan.rounds,
         )
     return compare(
         SECTION,

@@ -33,6 +33,7 @@ from nexus.factory.data_directory import CONTENT, METASTORE, DataDirectory, defa
 from nexus.factory.drivers import DriverRegistry, read_label
 from nexus.factory.streams import DEFAULT_STREAMS
 from nexus.lib.disk import Disk, folder_place
+from nexus.lib.paths import parent
 from nexus.storage.object_store.local_transport import LocalTransport
 
 IN_MEMORY = ":memory:"
@@ -128,7 +129,12 @@ def look_of(nx: NexusFS) -> Look:
         if route.mount.volume is None:
             reason = f"the mount {route.point} is unavailable: {route.mount.problem}"
             raise StorageError("stat", path, reason)
-        return route.mount.volume.stat(route.relative)
+        relative = route.relative
+        while (stat := route.mount.volume.stat(relative)) is None and relative != "/":
+            relative = parent(relative)
+        if stat is None and route.point != "/":
+            return look(parent(route.point), zone_id)  # the folder behind the mount has gone
+        return stat
 
     return look
 

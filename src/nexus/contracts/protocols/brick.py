@@ -28,7 +28,8 @@ DEPENDENT = "dependent"
 
 
 Look: TypeAlias = Callable[[str, str], Stat | None]
-"""Return the attributes of a canonical path in a zone, None where nothing is: past every hook."""
+"""Return the attributes of a canonical path in a zone, or of the nearest directory above: past
+every hook. None where the zone has no mount."""
 
 
 class BrickContext(msgspec.Struct, frozen=True):

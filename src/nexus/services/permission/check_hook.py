@@ -220,9 +220,10 @@ class PermissionCheckHook:
         self, operation: str, ctx: VFSContext, access: int, *, files: bool
     ) -> None:
         admin = _administrator(ctx.context)
-        stat = self._look(normalize(operation, ctx.path), ctx.context.zone_id)
-        if stat is None or not stat["is_directory"]:
-            return
+        path = normalize(operation, ctx.path)
+        stat = self._look(path, ctx.context.zone_id)
+        if stat is None or stat["path"] != path or not stat["is_directory"]:
+            return  # nothing is beneath it
         for found in self._nx.walk(ctx.path, context=admin):
             if (files or found["is_directory"]) and not _grants(found, access, ctx.context):
                 reason = f"it takes {_word(access)} access"
@@ -230,14 +231,10 @@ class PermissionCheckHook:
 
     def _nearest(self, path: str, context: OperationContext) -> Stat:
         """Return the attributes of an entry, or of the nearest directory above that exists."""
-        path = normalize("permission", path)
-        while True:
-            stat = self._look(path, context.zone_id)
-            if stat is not None:
-                return stat
-            if path == "/":
-                raise _denied("permission", path, context, "nothing is mounted in its zone")
-            path = parent(path)
+        stat = self._look(normalize("permission", path), context.zone_id)
+        if stat is None:
+            raise _denied("permission", path, context, "nothing is mounted in its zone")
+        return stat
 
 
 def _grants(stat: Stat, access: int, context: OperationContext) -> bool:
