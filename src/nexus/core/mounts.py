@@ -43,7 +43,7 @@ from nexus.contracts.object_store import ContentStoreABC, NamespaceStoreABC, Obj
 from nexus.core.inode_table import InodeTable, OverlayTable, Transaction
 from nexus.core.inode_volume import InodeVolume
 from nexus.core.path_volume import PathVolume
-from nexus.core.router import VFSRouter
+from nexus.core.primitives import VFSRouter
 from nexus.core.sealed_store import SealedStore
 from nexus.core.sys_volume import SYS_POINT
 from nexus.core.volume import Actor, Volume

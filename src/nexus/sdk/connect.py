@@ -62,7 +62,7 @@ KEYS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "profile": (_text, f"which services to start: auto, {', '.join(PROFILES)}"),
     "enable": (_names, "services to start besides those of the profile"),
     "disable": (_names, "services of the profile not to start"),
-    "metastore": (_text, "driver of the metastore in the data directory; sqlite"),
+    "metastore": (_text, "driver of the metastore in the data directory; sqlite or redb"),
     "durability": (_text, "ordered or strict"),
     "retention_days": (_number, "how long history is kept"),
     "grace_s": (_number, "how long unreferenced content is kept, in seconds"),
