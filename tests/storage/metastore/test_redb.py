@@ -28,6 +28,7 @@ from nexus.lib.disk import Disk
 from nexus.storage.metastore.redb import RedbMetastore
 from nexus.testing.faults import FaultyDisk
 from nexus.testing.ordered_store import OrderedStoreSuite
+from nexus.testing.small_disk import run_on_small_disk
 
 pytestmark = pytest.mark.skipif(
     native.chosen().module is None, reason="the Rust kernel is not built, or not asked for"
