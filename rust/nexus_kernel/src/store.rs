@@ -11,7 +11,9 @@
 //! 2. The file on the disk is the state of the last checkpoint, whole; redb overwrites nothing of it
 //!    before the next one is synced. So a power cut leaves it, and what is whole of the log.
 //! 3. After a failed write or sync nothing is acknowledged until the files have been opened anew
-//!    and a checkpoint of everything in them has been synced.
+//!    and a checkpoint of everything in them has been synced. A checkpoint commits in two phases:
+//!    where a sync of it fails, either the last one is still in force, and the log is applied to
+//!    it once more, or its pages were synced already and only its header is written again.
 //!
 //! Locks, in this order: `writer`, `syncing`, `snapshot`. Durable commits share syncs: who waits
 //! for `syncing` mostly finds its record synced by the one before.
@@ -21,7 +23,7 @@ use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use redb::{
@@ -113,7 +115,6 @@ struct Files {
 
 struct Writer {
     files: Option<Files>,
-    closed: bool,
     failure: Option<String>,
     revision: u64,
 }
@@ -132,6 +133,7 @@ pub struct Store {
     syncing: Mutex<Syncing>,
     snapshot: RwLock<Option<Snapshot>>,
     appended: AtomicU64,
+    closed: AtomicBool, // set under `writer`
 }
 
 /// Make an empty store, synced, at a path where there is none.
@@ -161,7 +163,6 @@ impl Store {
             identity,
             writer: Mutex::new(Writer {
                 files: None,
-                closed: false,
                 failure: None,
                 revision,
             }),
@@ -171,6 +172,7 @@ impl Store {
             }),
             snapshot: RwLock::new(None),
             appended: AtomicU64::new(revision),
+            closed: AtomicBool::new(false),
         };
         store.install(&mut lock(&store.writer), files, revision)?;
         Ok(store)
@@ -285,14 +287,14 @@ impl Store {
     /// Write everything into the file, synced, empty the log and release both. Idempotent.
     pub fn close(&self) -> Result<(), StoreError> {
         let mut writer = lock(&self.writer);
-        if writer.closed {
+        if self.closed.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut outcome = self.become_ready(&mut writer);
         if outcome.is_ok() {
             outcome = self.checkpoint(&mut writer);
         }
-        writer.closed = true;
+        self.closed.store(true, Ordering::Release);
         self.set_snapshot(None);
         lock(&self.syncing).file = None;
         let Some(mut files) = writer.files.take() else {
@@ -306,7 +308,12 @@ impl Store {
 
     fn reader(&self) -> Result<Snapshot, StoreError> {
         let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
-        snapshot.clone().ok_or(StoreError::Closed)
+        snapshot
+            .clone()
+            .ok_or_else(|| match self.closed.load(Ordering::Acquire) {
+                true => StoreError::Closed,
+                false => StoreError::Failed("a write or a sync failed".to_owned()),
+            })
     }
 
     fn set_snapshot(&self, next: Option<Snapshot>) {
@@ -398,7 +405,7 @@ impl Store {
     }
 
     fn become_ready(&self, writer: &mut Writer) -> Result<(), StoreError> {
-        if writer.closed {
+        if self.closed.load(Ordering::Acquire) {
             return Err(StoreError::Closed);
         }
         if writer.failure.is_none() {

@@ -2,13 +2,15 @@
 
 import os
 import random
+import resource
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from nexus.contracts.errors import (
     NexusError,
     NoSpaceError,
     PathNotFoundError,
+    StorageError,
 )
 from nexus.contracts.metastore import Batch, Condition, MetastoreABC
 from nexus.lib import native
@@ -272,6 +275,59 @@ def test_closing_while_others_work_ends_their_calls_with_closed(path):
     for thread in threads:
         thread.join()
     assert ends == [ClosedError] * 4
+
+
+# Failing writes
+
+
+@contextmanager
+def no_file_longer_than(size_bytes: int) -> Iterator[None]:
+    """Have the system refuse to write past a size, as a failing disk would at any write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_record_that_the_log_could_not_take_whole_was_never_there(path):
+    with closing(open_store(path)) as store:
+        first = store.commit(Batch([(b"a", bytes(1000))]))
+        with no_file_longer_than(1500):
+            for _ in range(2):
+                with pytest.raises(StorageError):
+                    store.commit(Batch([(b"b", bytes(1000))]))
+        assert store.commit(Batch([(b"c", b"")])) == first + 1
+        expected = store.scan(b"")
+    with closing(open_store(path)) as store:
+        assert store.scan(b"") == expected
+        assert [entry.key for entry in expected] == [b"a", b"c"]
+
+
+def test_what_a_failed_write_acknowledged_is_there_once_it_has_recovered_by_itself(path):
+    acknowledged: list[bytes] = []
+    with closing(open_store(path, log_limit_bytes=200_000)) as store:
+
+        def commit() -> None:
+            key = b"k%05d" % len(acknowledged)
+            store.commit(Batch([(key, random.Random(key).randbytes(60_000))]))
+            acknowledged.append(key)
+
+        def commit_many(count: int) -> None:
+            for _ in range(count):
+                commit()
+
+        commit()
+        with no_file_longer_than(max(os.path.getsize(path), 1 << 20)):
+            for _ in range(3):
+                with pytest.raises(StorageError):
+                    commit_many(500)
+            assert len(acknowledged) < 500
+        commit()
+        assert [entry.key for entry in store.scan(b"")] == acknowledged
+    with closing(open_store(path)) as store:
+        assert [entry.key for entry in store.scan(b"")] == acknowledged
 
 
 # A full disk
