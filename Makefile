@@ -5,23 +5,36 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Without cargo everything runs on the Python twins; NEXUS_BUILD_KERNEL=require refuses that.
+CARGO := $(shell command -v cargo 2>/dev/null)
+CRATE := rust/nexus_kernel
+CRATE_FILES := $(CRATE)/Cargo.toml $(CRATE)/Cargo.lock $(CRATE)/build.rs \
+  $(wildcard $(CRATE)/src/*.rs $(CRATE)/src/py/*.rs)
+CARGO_RUN = cd $(CRATE) && PYO3_PYTHON=$(abspath $(BIN))/python cargo
+
 .PHONY: demo test check fix bench sizes clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP)
+	$(if $(CARGO),$(CARGO_RUN) test --locked --quiet)
 	$(BIN)/python -m pytest
 
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	test ! -e src/nexus/_kernel.abi3.so || $(BIN)/stubtest nexus._kernel
 	$(BIN)/lint-imports
+	$(if $(CARGO),$(CARGO_RUN) fmt --check)
+	$(if $(CARGO),$(CARGO_RUN) clippy --release --locked --quiet --features python -- -D warnings)
+	$(if $(CARGO),$(CARGO_RUN) clippy --locked --quiet --all-targets -- -D warnings)
 
 fix: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(if $(CARGO),$(CARGO_RUN) fmt)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
@@ -30,10 +43,10 @@ sizes: $(STAMP)
 	$(BIN)/python benchmarks/sizes.py
 
 clean:
-	rm -rf $(VENV) .demo
+	rm -rf $(VENV) .demo $(CRATE)/target src/nexus/_kernel.abi3.so src/nexus/_kernel_missing.txt
 
 # Asked for by module, since a virtual environment made without pip still has ensurepip.
-$(STAMP): pyproject.toml src/nexus/__init__.py
+$(STAMP): pyproject.toml hatch_build.py src/nexus/__init__.py $(CRATE_FILES)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from nexus.cli import doctor
+from nexus.lib import native
 from nexus.lib.content_id import object_id_of
 from nexus.testing.damage import lose_object
 
@@ -96,7 +97,8 @@ def test_doctor_of_a_sound_installation(nexus):
     nexus.ok("write", "/a", "1")
     found = checks(nexus.ok("doctor", "--json"))
     assert {check["state"] for check in found.values()} == {"ok"}
-    assert found["kernel"]["detail"] == "python implementations"
+    kernel = native.chosen()
+    assert found["kernel"]["detail"] == f"{kernel.name} implementations: {kernel.reason}"
     assert set(found) >= {"python", "platform", "owner", "metastore", "durability", "disk space"}
     assert all(line.startswith("ok    ") for line in nexus.ok("doctor").lines)
 

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from nexus.contracts.filesystem import NexusFilesystem
 from nexus.contracts.metadata import DT_MOUNT
+from nexus.lib import native
 from nexus.sdk import connect
 from nexus.testing.filesystem import FilesystemSuite, MountSuite, PersistenceSuite
 
@@ -37,6 +40,14 @@ class TestDirectoryInMemory(FilesystemSuite):
 class TestSqliteAndLocalDisk(FilesystemSuite):
     def make(self, tmp_path: Path) -> tuple[NexusFilesystem, str]:
         return on_disk(tmp_path / "data"), ""
+
+
+@pytest.mark.skipif(
+    native.chosen().module is None, reason="the Rust kernel is not built, or not asked for"
+)
+class TestRedbAndLocalDisk(FilesystemSuite):
+    def make(self, tmp_path: Path) -> tuple[NexusFilesystem, str]:
+        return connect({"data_dir": str(tmp_path / "data"), "metastore": "redb"}), ""
 
 
 class TestCasMemoryMount(FilesystemSuite):

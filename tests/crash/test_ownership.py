@@ -114,7 +114,7 @@ def test_an_unknown_key_is_refused_with_the_known_ones() -> None:
         ("accept_loss", "perhaps"),
         ("durability", "none"),
         ("durability", 1),
-        ("metastore", "redb"),
+        ("metastore", "lmdb"),
         ("profile", "cluster"),
     ],
 )

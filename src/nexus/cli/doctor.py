@@ -37,6 +37,7 @@ from nexus.contracts.errors import (
     DataDirectoryLockedError,
     NexusError,
 )
+from nexus.lib import native
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 LOW_SPACE_BYTES = 1 << 30
@@ -80,8 +81,10 @@ def _checks(options: Options) -> list[Check]:
         Check("nexus", OK, f"version {__version__}"),
         Check("python", OK, f"{platform.python_version()} at {sys.executable}"),
         Check("platform", OK, f"{platform.system()} {platform.release()} {platform.machine()}"),
-        Check("kernel", OK, "python implementations"),
+        _kernel(),
     ]
+    if checks[-1].state == FAIL:
+        return checks
     settings, check = _configuration(options)
     checks.append(check)
     if settings is None:
@@ -93,6 +96,14 @@ def _checks(options: Options) -> list[Check]:
     checks.append(_space(directory))
     checks.extend(_data_directory(options, directory, settings.metastore))
     return checks
+
+
+def _kernel() -> Check:
+    try:
+        choice = native.chosen()
+    except ConfigError as error:
+        return Check("kernel", FAIL, error.reason, error.hint)
+    return Check("kernel", OK, f"{choice.name} implementations: {choice.reason}")
 
 
 def _configuration(options: Options) -> tuple[Any, Check]:

@@ -22,7 +22,7 @@ from nexus.core.channels import Channel, no_channel
 from nexus.core.driver_lifecycle_coordinator import DriverLifecycleCoordinator
 from nexus.core.inode_table import Transaction
 from nexus.core.mounts import Mount, MountManager
-from nexus.core.router import VFSRouter
+from nexus.core.primitives import VFSRouter
 from nexus.core.sealed_store import SealedStore
 from nexus.core.vfs_lock import Hold, HoldSet, VFSLockManager
 from nexus.core.volume import Actor, Volume, missing

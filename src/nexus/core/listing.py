@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from nexus.contracts.metadata import DirectoryPage, Stat
 from nexus.core.mounts import Mount
-from nexus.core.router import VFSRouter
+from nexus.core.primitives import VFSRouter
 from nexus.core.sys_volume import SYS_POINT
 from nexus.core.volume import Volume
 from nexus.lib.paths import is_below

@@ -39,7 +39,7 @@ from nexus.contracts.metadata import Stat
 from nexus.contracts.object_store import ObjectStoreABC
 from nexus.core.driver_lifecycle_coordinator import DriverLifecycleCoordinator, OpenedDriver
 from nexus.core.inode_table import Transaction
-from nexus.core.router import VFSRouter
+from nexus.core.primitives import VFSRouter
 from nexus.core.sealed_store import SealedStore
 from nexus.core.sys_volume import SYS_POINT
 from nexus.core.volume import Actor, Volume

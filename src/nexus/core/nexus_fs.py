@@ -51,7 +51,7 @@ from nexus.core.inode_table import Transaction
 from nexus.core.kernel_state import KernelState, stat_after
 from nexus.core.lock_manager import LocalLockManager
 from nexus.core.mounts import Mount, MountManager
-from nexus.core.router import VFSRouter
+from nexus.core.primitives import VFSRouter
 from nexus.core.sealed_store import SealedStore, revision_key, revision_of
 from nexus.core.service_registry import SERVICES_POINT, ServiceRegistry
 from nexus.core.sys_volume import SYS_POINT, SysVolume

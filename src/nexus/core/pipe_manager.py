@@ -30,7 +30,8 @@ from nexus.contracts.errors import (
     WaitTimeoutError,
     WouldBlock,
 )
-from nexus.core.ring_buffer import RingBuffer, charge
+from nexus.core.primitives import RingBuffer
+from nexus.core.ring_buffer import charge
 from nexus.lib.steps import Steps, run
 from nexus.lib.waiting import Waiter, WaitQueue
 

@@ -95,7 +95,7 @@ class VFSRouter(Generic[T]):
     def points_below(self, path: str, zone_id: str) -> list[str]:
         """Return the mount points strictly beneath a path, sorted."""
         table = self._tables.get(zone_id)
-        if table is None or len(table) <= 1:
+        if not table:
             return []
         return sorted(point for point in table if is_below(point, path))
 

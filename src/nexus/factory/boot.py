@@ -12,6 +12,7 @@ import pwd
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -32,9 +33,14 @@ from nexus.factory.caches import DEFAULT_CACHE_STORE, check_cache_store, open_ca
 from nexus.factory.data_directory import CONTENT, METASTORE, DataDirectory, default_path
 from nexus.factory.drivers import DriverRegistry, read_label
 from nexus.factory.streams import DEFAULT_STREAMS
+from nexus.lib import native
 from nexus.lib.disk import Disk, folder_place
 from nexus.lib.paths import parent
 from nexus.storage.object_store.local_transport import LocalTransport
+
+if TYPE_CHECKING:
+    from nexus.storage.metastore.redb import RedbMetastore
+    from nexus.storage.metastore.sqlite import SqliteMetastore
 
 IN_MEMORY = ":memory:"
 _log = logging.getLogger(__name__)
@@ -214,17 +220,13 @@ def _in_memory(clock_ns: Callable[[], int]) -> _Storage:
 
 
 def _on_disk(settings: Settings, disk: Disk) -> _Storage:
-    if settings.metastore != "sqlite":
-        raise ConfigError("connect", None, f"no metastore {settings.metastore!r}; there is sqlite")
-    # The database module costs start-up time that a filesystem in memory need not pay.
-    from nexus.storage.metastore.sqlite import SqliteMetastore
-
+    metastore_class = _metastore_class(settings.metastore)
     path = os.path.abspath(os.path.expanduser(settings.data_dir or default_path()))
     with ExitStack() as undo:
         directory = DataDirectory(path, disk, settings.metastore)
         undo.callback(directory.close)
         file = directory.file(METASTORE)
-        metastore = SqliteMetastore(
+        metastore = metastore_class(
             file,
             disk=disk,
             create=directory.is_new and not os.path.exists(file),
@@ -239,6 +241,20 @@ def _on_disk(settings: Settings, disk: Disk) -> _Storage:
             # A creation that was cut short, or the descriptor is lost: the content is its own.
             directory.keep_id(label.owner_id)
         return _Storage(metastore, transport, "cas_local", directory, undo.pop_all())
+
+
+def _metastore_class(name: str) -> type[SqliteMetastore] | type[RedbMetastore]:
+    # A database module costs start-up time that only its user need pay.
+    if name == "sqlite":
+        from nexus.storage.metastore.sqlite import SqliteMetastore
+
+        return SqliteMetastore
+    if name == "redb":
+        from nexus.storage.metastore.redb import RedbMetastore
+
+        native.required("the metastore redb")
+        return RedbMetastore
+    raise ConfigError("connect", None, f"no metastore {name!r}; there are sqlite and redb")
 
 
 def _local_user() -> str:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nexus.contracts.errors import PathNotFoundError
@@ -68,7 +68,12 @@ class RouterSuite:
         assert router.points_below("/a", "root") == ["/a/b", "/a/c"]
         assert router.points_below("/", "root") == ["/a", "/a/b", "/a/c", "/ab"]
 
-    @settings(max_examples=300, deadline=None)
+    # A subclass for each implementation is what a suite is for.
+    @settings(
+        max_examples=300,
+        deadline=None,
+        suppress_health_check=[HealthCheck.differing_executors],
+    )
     @given(st.sets(_PATH, max_size=6), _PATH)
     def test_routes_agree_with_the_longest_prefix_by_search(
         self, points: set[str], path: str

@@ -1,0 +1,19 @@
+"""The primitives that the kernel runs on: Rust where it was built, else the Python twins.
+
+Layer: core. The one place where the kernel chooses; :mod:`nexus.lib.native` says by what. The
+twins are the readable statement of what each does, and give the types.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nexus.lib.native import chosen
+
+if TYPE_CHECKING or chosen().module is None:
+    from nexus.core.ring_buffer import RingBuffer
+    from nexus.core.router import VFSRouter
+else:
+    from nexus._kernel import RingBuffer, VFSRouter
+
+__all__ = ["RingBuffer", "VFSRouter"]
