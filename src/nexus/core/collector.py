@@ -24,8 +24,8 @@ from nexus.contracts.object_store import ContentStoreABC
 from nexus.core.arguments import MAX_TIME_S
 from nexus.core.inode_table import InodeTable, Version, journal_records
 from nexus.core.inode_volume import InodeVolume
-from nexus.core.path_volume import PathVolume
 from nexus.core.sealed_store import Mutation, Sealed, SealedStore
+from nexus.core.tree_volume import TreeVolume
 from nexus.core.volume import Volume
 
 _BATCH = 500
@@ -106,7 +106,7 @@ class Collector:
         now_ns = self._clock_ns()
         keep_from = self._prune_journal(now_ns - retention_ns, report, progress)
         for volume in volumes:
-            if isinstance(volume, InodeVolume | PathVolume):
+            if isinstance(volume, TreeVolume):
                 self._prune_versions(volume.table, keep_from, report, progress)
         if not report.dry_run:
             self._locks.forget_expired()

@@ -47,8 +47,8 @@ from nexus.contracts.vfs_hooks import (
 from nexus.core.dispatch import KernelDispatch, check_spec
 from nexus.core.inode_table import InodeTable, OverlayTable
 from nexus.core.inode_volume import InodeVolume
-from nexus.core.path_volume import PathVolume
 from nexus.core.sealed_store import SealedStore
+from nexus.core.tree_volume import TreeVolume
 from nexus.core.volume import Actor, Volume
 
 CheckPlace = Callable[[tuple[str, ...]], None]
@@ -137,6 +137,8 @@ class DriverLifecycleCoordinator:
             volume.ensure_root(actor)
             return volume
         if isinstance(driver, NamespaceStoreABC):
+            from nexus.core.path_volume import PathVolume  # start-up time of those who use it
+
             return PathVolume(
                 point,
                 OverlayTable(self._store, zone_id, driver.volume_id),
@@ -149,7 +151,7 @@ class DriverLifecycleCoordinator:
 
     def discard(self, driver: ObjectStoreABC, volume: Volume | None, *, is_ours: bool) -> None:
         """Let go of what was not mounted after all; a driver that a caller made stays open."""
-        if isinstance(volume, InodeVolume | PathVolume):
+        if isinstance(volume, TreeVolume):
             volume.table.close()
         if is_ours:
             driver.close()

@@ -32,10 +32,9 @@ from nexus.core.inode_table import (
     decode_metadata,
     parse_key,
 )
-from nexus.core.inode_volume import InodeVolume
 from nexus.core.lock_manager import decode_lock
-from nexus.core.path_volume import PathVolume
 from nexus.core.sealed_store import Head, Sealed, SealedStore, revision_key, revision_of
+from nexus.core.tree_volume import TreeVolume
 from nexus.core.volume import Volume
 from nexus.lib.paths import depth, join, parent
 
@@ -146,10 +145,10 @@ class RecordCheck:
         self.seal_sum = 0
         self.files = 0
         for volume in volumes:
-            if isinstance(volume, InodeVolume | PathVolume):
+            if isinstance(volume, TreeVolume):
                 self._add_mounted(volume)
 
-    def _add_mounted(self, volume: InodeVolume | PathVolume) -> None:
+    def _add_mounted(self, volume: TreeVolume) -> None:
         place = volume.table.current_prefix[1:]
         volume_id = place.split(b"\0")[1].decode()
         keyspace = "O" if isinstance(volume.table, OverlayTable) else "C"

@@ -17,18 +17,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from nexus.contracts.context import OperationContext
-from nexus.contracts.deployment_profile import AUTO
+from nexus.contracts.deployment_profile import AUTO, bricks_of
 from nexus.contracts.errors import ConfigError, PathNotFoundError, StorageError
 from nexus.contracts.metadata import Stat
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import TransportABC
-from nexus.contracts.protocols.brick import BrickContext, Look
 from nexus.core import fork_guard
 from nexus.core.flusher import Flusher
 from nexus.core.nexus_fs import NexusFS
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.core.volume import Actor
-from nexus.factory import orchestrator
 from nexus.factory.caches import DEFAULT_CACHE_STORE, check_cache_store, open_cache_store
 from nexus.factory.data_directory import CONTENT, METASTORE, DataDirectory, default_path
 from nexus.factory.drivers import DriverRegistry, read_label
@@ -39,6 +37,7 @@ from nexus.lib.paths import parent
 from nexus.storage.object_store.local_transport import LocalTransport
 
 if TYPE_CHECKING:
+    from nexus.contracts.protocols.brick import Brick, Look
     from nexus.storage.metastore.redb import RedbMetastore
     from nexus.storage.metastore.sqlite import SqliteMetastore
 
@@ -72,7 +71,7 @@ def boot(
 ) -> NexusFS:
     """Return a running embedded filesystem. Errors: those of the steps, with nothing left open."""
     durable = _durable(settings)
-    bricks = orchestrator.plan(settings.profile, settings.enable, settings.disable)
+    bricks = _planned(settings)
     check_cache_store(settings.cache_store)
     context = OperationContext(settings.user or _local_user(), is_admin=True)
     disk = disk or Disk()
@@ -112,16 +111,37 @@ def boot(
     nx.on_close(lambda: storage.release(synced=nx.closed_cleanly))
     if bricks:
         try:
-            cache = open_cache_store(settings.cache_store)
-            nx.on_close(cache.close)
-            given = BrickContext(nx, clock_ns, look_of(nx), cache, storage.folder)
-            orchestrator.start(nx, bricks, given)
+            _start(nx, bricks, settings, clock_ns, storage.folder)
         except BaseException:
             nx.close()
             raise
     else:
         nx.bootstrap()
     return nx
+
+
+def _planned(settings: Settings) -> list[Brick]:
+    """Return the bricks to boot. Errors: ConfigError."""
+    if not (bricks_of(settings.profile) or settings.enable or settings.disable):
+        return []
+    from nexus.factory import orchestrator  # start-up time that others need not pay
+
+    return orchestrator.plan(settings.profile, settings.enable, settings.disable)
+
+
+def _start(
+    nx: NexusFS,
+    bricks: list[Brick],
+    settings: Settings,
+    clock_ns: Callable[[], int],
+    folder: str | None,
+) -> None:
+    from nexus.contracts.protocols.brick import BrickContext  # as above
+    from nexus.factory import orchestrator
+
+    cache = open_cache_store(settings.cache_store)
+    nx.on_close(cache.close)
+    orchestrator.start(nx, bricks, BrickContext(nx, clock_ns, look_of(nx), cache, folder))
 
 
 def look_of(nx: NexusFS) -> Look:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from nexus.contracts.cache_store import CacheStoreABC
 from nexus.contracts.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nexus.contracts.cache_store import CacheStoreABC
 
 DEFAULT_CACHE_STORE: Final = "memory"
 CACHE_STORES: Final = (DEFAULT_CACHE_STORE, "null")

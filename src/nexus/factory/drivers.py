@@ -22,7 +22,6 @@ from nexus.storage.object_store.cas_store import CasStore
 from nexus.storage.object_store.local_transport import LocalTransport
 from nexus.storage.object_store.loose_objects import LooseObjects
 from nexus.storage.object_store.object_database import ObjectDatabase
-from nexus.storage.object_store.path_store import PathStore
 from nexus.storage.object_store.segment_objects import SegmentObjects
 
 LABEL_KEY = "volume.json"
@@ -204,7 +203,7 @@ class DriverRegistry:
         options.finish()
         transport = self._local(root, options, confined=True)
         volume_id = "path-" + hex_digest(root.encode())[:16]
-        return PathStore(transport, name="path_local", volume_id=volume_id)
+        return _path_store(transport, "path_local", volume_id)
 
     def _local(self, root: str, options: _Options, *, confined: bool) -> LocalTransport:
         transport = LocalTransport(root, disk=self._disk, confined=confined, durable=self._durable)
@@ -221,7 +220,7 @@ class DriverRegistry:
     def _path_memory(self, options: _Options) -> ObjectStoreABC:
         options.finish()
         volume_id = "path-" + os.urandom(8).hex()
-        return PathStore(self._memory(), name="path_memory", volume_id=volume_id)
+        return _path_store(self._memory(), "path_memory", volume_id)
 
     def _memory(self) -> TransportABC:
         # Sorted containers cost start-up time that few mounts are worth.
@@ -232,6 +231,12 @@ class DriverRegistry:
 
 def _root_of(transport: TransportABC) -> str | None:
     return transport.root if isinstance(transport, LocalTransport) else None
+
+
+def _path_store(transport: TransportABC, name: str, volume_id: str) -> ObjectStoreABC:
+    from nexus.storage.object_store.path_store import PathStore  # start-up time, as above
+
+    return PathStore(transport, name=name, volume_id=volume_id)
 
 
 class _Options:

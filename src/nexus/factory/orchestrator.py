@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import nexus.services
-from nexus.contracts.deployment_profile import bricks_of, selected_bricks
+from nexus.contracts.deployment_profile import selected_bricks
 from nexus.contracts.errors import InvalidArgumentError
 from nexus.contracts.protocols.brick import DEPENDENT, INDEPENDENT, Brick, BrickContext
 from nexus.core.nexus_fs import NexusFS
@@ -23,8 +23,6 @@ from nexus.core.service_registry import SERVICES_POINT
 
 def plan(profile: str, enable: Iterable[str], disable: Iterable[str]) -> list[Brick]:
     """Return the bricks to boot, independent ones first. Errors: ConfigError, before any I/O."""
-    if not bricks_of(profile) and not enable and not disable:
-        return []  # nothing to look for, and no module to load
     bricks = discover(nexus.services)
     chosen = selected_bricks(profile, enable, disable, bricks)
     return sorted(
