@@ -133,7 +133,8 @@ pub struct Store {
     syncing: Mutex<Syncing>,
     snapshot: RwLock<Option<Snapshot>>,
     appended: AtomicU64,
-    closed: AtomicBool, // set under `writer`
+    closed: AtomicBool,      // set under `writer`
+    sync_failed: AtomicBool, // of the log; set under `syncing`
 }
 
 /// Make an empty store, synced, at a path where there is none.
@@ -173,6 +174,7 @@ impl Store {
             snapshot: RwLock::new(None),
             appended: AtomicU64::new(revision),
             closed: AtomicBool::new(false),
+            sync_failed: AtomicBool::new(false),
         };
         store.install(&mut lock(&store.writer), files, revision)?;
         Ok(store)
@@ -380,35 +382,33 @@ impl Store {
     }
 
     fn sync_to(&self, revision: u64) -> Result<(), StoreError> {
-        let error = {
-            let mut syncing = lock(&self.syncing);
-            if syncing.synced >= revision {
-                return Ok(());
-            }
-            let target = self.appended.load(Ordering::Acquire);
-            let Some(file) = &syncing.file else {
-                return Err(StoreError::Failed("a sync failed".to_owned()));
-            };
-            match file.sync_data() {
-                Ok(()) => {
-                    syncing.synced = target;
-                    return Ok(());
-                }
-                Err(error) => {
-                    // Trying again could succeed without the pages that the failure dropped.
-                    syncing.file = None;
-                    error
-                }
-            }
+        let mut syncing = lock(&self.syncing);
+        if syncing.synced >= revision {
+            return Ok(());
+        }
+        let target = self.appended.load(Ordering::Acquire);
+        let Some(file) = &syncing.file else {
+            return Err(StoreError::Failed("a sync failed".to_owned()));
         };
-        Err(fail(&mut lock(&self.writer), &StoreError::Io(error)))
+        match file.sync_data() {
+            Ok(()) => {
+                syncing.synced = target;
+                Ok(())
+            }
+            Err(error) => {
+                // Trying again could succeed without the pages that the failure dropped.
+                self.sync_failed.store(true, Ordering::Release);
+                syncing.file = None;
+                Err(StoreError::Failed(error.to_string()))
+            }
+        }
     }
 
     fn become_ready(&self, writer: &mut Writer) -> Result<(), StoreError> {
         if self.closed.load(Ordering::Acquire) {
             return Err(StoreError::Closed);
         }
-        if writer.failure.is_none() {
+        if writer.failure.is_none() && !self.sync_failed.load(Ordering::Acquire) {
             return Ok(());
         }
         self.set_snapshot(None);
@@ -434,6 +434,7 @@ impl Store {
         self.appended.store(revision, Ordering::Release);
         self.checkpoint(writer)?;
         lock(&self.syncing).file = Some(handle);
+        self.sync_failed.store(false, Ordering::Release);
         Ok(())
     }
 }
@@ -582,6 +583,7 @@ fn is_empty(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
 mod tests {
     use super::*;
     use std::fs;
+    use std::os::fd::OwnedFd;
 
     const OPTIONS: Options = Options {
         log_limit_bytes: 4096,
@@ -675,20 +677,25 @@ mod tests {
     }
 
     #[test]
-    fn invariant_3_after_a_failure_the_next_commit_opens_the_files_anew() {
+    fn invariant_3_after_a_failed_sync_the_next_commit_opens_the_files_anew() {
         let folder = Folder::new("fail");
         let store = folder.store();
         store
             .commit(&[Operation::Put(b"a", b"1")], &[], false)
             .expect("a commit");
-        lock(&store.writer).failure = Some("a sync failed".to_owned());
-        lock(&store.syncing).file = None;
+        // The end of a pipe cannot be synced.
+        let (pipe, _other) = io::pipe().expect("a pipe");
+        lock(&store.syncing).file = Some(File::from(OwnedFd::from(pipe)));
+        let outcome = store.commit(&[Operation::Put(b"a", b"2")], &[], true);
+        assert!(matches!(outcome, Err(StoreError::Failed(_))));
+        assert!(store.sync_failed.load(Ordering::Acquire));
         assert_eq!(
             store
                 .commit(&[Operation::Put(b"b", b"2")], &[], true)
                 .expect("a commit"),
-            2
+            3 // the commit that was not synced is stored, and was never acknowledged
         );
+        assert!(!store.sync_failed.load(Ordering::Acquire));
         assert_eq!(all(&store).len(), 2);
         store.close().expect("closed");
         assert!(matches!(
