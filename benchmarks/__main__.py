@@ -25,6 +25,7 @@ from benchmarks import (
 )
 from benchmarks.harness import Plan, Row, filesystem_type
 from benchmarks.small_files import OS_WRITE
+from nexus.lib.native import chosen
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SLOW_CREATION_US = 80
@@ -47,7 +48,9 @@ def main() -> int:
     rows: list[Row] = []
     with work_directory(options.dir) as directory:
         kind = filesystem_type(directory)
-        print(f"in {directory} ({kind}), Python {platform.python_version()}", file=sys.stderr)
+        kernel = chosen().name
+        where = f"in {directory} ({kind}), Python {platform.python_version()}, {kernel} kernel"
+        print(where, file=sys.stderr)
         plan = Plan(directory, options.quick)
         for section, run in RUNS.items():
             if not options.only or section in options.only:
@@ -55,7 +58,7 @@ def main() -> int:
                 print(f"\n{report.SECTIONS[section]}\n\n{report.lines(measured)}\n", flush=True)
                 rows += measured
     warn_of_slow_creation(rows)
-    results = report.Results(platform.python_version(), os.cpu_count() or 1, kind, rows)
+    results = report.Results(platform.python_version(), kernel, os.cpu_count() or 1, kind, rows)
     if not (options.quick or options.only):
         report.write(results, REPOSITORY / "docs")
         print("written to docs/benchmarks.json, docs/benchmarks.md and docs/performance.md")

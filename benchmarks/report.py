@@ -33,6 +33,7 @@ class Results(msgspec.Struct, frozen=True):
     """A run, as stored."""
 
     python: str
+    kernel: str
     cpus: int
     filesystem: str
     rows: list[Row]
@@ -48,8 +49,8 @@ def document(results: Results) -> str:
     """Return the generated document."""
     parts = [
         "# Benchmarks\n\n",
-        f"Written by `{COMMAND}`; do not edit. Python {results.python}, {results.cpus} CPUs, "
-        f"{results.filesystem}. [performance.md](performance.md) says what bounds each figure.\n",
+        f"Written by `{COMMAND}`; do not edit. Python {results.python}, {results.kernel} kernel, "
+        f"{results.cpus} CPUs, {results.filesystem}. [performance.md](performance.md) says what bounds each figure.\n",
     ]
     for section, title in SECTIONS.items():
         rows = [row for row in results.rows if row.section == section]
