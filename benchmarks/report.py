@@ -50,7 +50,8 @@ def document(results: Results) -> str:
     parts = [
         "# Benchmarks\n\n",
         f"Written by `{COMMAND}`; do not edit. Python {results.python}, {results.kernel} kernel, "
-        f"{results.cpus} CPUs, {results.filesystem}. [performance.md](performance.md) says what bounds each figure.\n",
+        f"{results.cpus} CPUs, {results.filesystem}. [performance.md](performance.md) says what "
+        "bounds each figure.\n",
     ]
     for section, title in SECTIONS.items():
         rows = [row for row in results.rows if row.section == section]
