@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nexus.lib import native
+
 CHILD = """
 import asyncio, os, sys
 from nexus.contracts.errors import ClosedError
@@ -147,7 +149,23 @@ os._exit(0)
 """
 
 
-def test_a_child_that_outlives_its_parent_does_not_keep_the_data_directory(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "metastore",
+    [
+        "sqlite",
+        pytest.param(
+            "redb",
+            marks=pytest.mark.skipif(
+                native.chosen().module is None,
+                reason="the Rust kernel is not built, or not asked for",
+            ),
+        ),
+    ],
+)
+def test_a_child_that_outlives_its_parent_does_not_keep_the_data_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metastore: str
+) -> None:
+    monkeypatch.setenv("NEXUS_METASTORE", metastore)
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", ORPHAN, str(tmp_path / "data")],
         stdin=subprocess.PIPE,

@@ -18,14 +18,16 @@
 //! Locks, in this order: `writer`, `syncing`, `snapshot`. Durable commits share syncs: who waits
 //! for `syncing` mostly finds its record synced by the one before.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Bound;
+use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use redb::backends::FileBackend;
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable,
     TableDefinition, WriteTransaction,
@@ -111,6 +113,7 @@ pub struct Options {
 struct Files {
     database: Database,
     log: CommitLog,
+    descriptor: RawFd,
 }
 
 struct Writer {
@@ -133,6 +136,7 @@ pub struct Store {
     syncing: Mutex<Syncing>,
     snapshot: RwLock<Option<Snapshot>>,
     appended: AtomicU64,
+    descriptor: AtomicI32,   // set under `writer`
     closed: AtomicBool,      // set under `writer`
     sync_failed: AtomicBool, // of the log; set under `syncing`
 }
@@ -173,6 +177,7 @@ impl Store {
             }),
             snapshot: RwLock::new(None),
             appended: AtomicU64::new(revision),
+            descriptor: AtomicI32::new(-1),
             closed: AtomicBool::new(false),
             sync_failed: AtomicBool::new(false),
         };
@@ -183,6 +188,11 @@ impl Store {
     /// The number that tells this store from any other.
     pub fn identity(&self) -> u64 {
         self.identity
+    }
+
+    /// The descriptor of the file, whose lock a child of fork(2) shares; -1 where there is none.
+    pub fn descriptor(&self) -> RawFd {
+        self.descriptor.load(Ordering::Acquire)
     }
 
     /// The revision of the last commit.
@@ -297,6 +307,7 @@ impl Store {
             outcome = self.checkpoint(&mut writer);
         }
         self.closed.store(true, Ordering::Release);
+        self.descriptor.store(-1, Ordering::Release);
         self.set_snapshot(None);
         lock(&self.syncing).file = None;
         let Some(mut files) = writer.files.take() else {
@@ -412,6 +423,7 @@ impl Store {
             return Ok(());
         }
         self.set_snapshot(None);
+        self.descriptor.store(-1, Ordering::Release);
         writer.files = None; // closes the file, which nobody can open twice
         let opened = guarded(|| open_files(&self.path, self.options));
         let (files, _, revision) = opened.map_err(|error| fail_unapplied(writer, error))?;
@@ -429,6 +441,7 @@ impl Store {
     /// Take up files just opened, once a sync of everything in them has succeeded.
     fn install(&self, writer: &mut Writer, files: Files, revision: u64) -> Result<(), StoreError> {
         let handle = files.log.handle()?;
+        self.descriptor.store(files.descriptor, Ordering::Release);
         writer.files = Some(files);
         writer.revision = revision;
         self.appended.store(revision, Ordering::Release);
@@ -468,9 +481,12 @@ fn fail_unapplied(writer: &mut Writer, error: StoreError) -> StoreError {
 
 /// Open both files and bring the commits of the log back; nothing is synced yet.
 fn open_files(path: &Path, options: Options) -> Result<(Files, u64, u64), StoreError> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let descriptor = file.as_raw_fd();
+    let backend = FileBackend::new(file).map_err(engine)?;
     let database = Builder::new()
         .set_cache_size(options.cache_bytes)
-        .open(path)
+        .create_with_backend(backend)
         .map_err(|error| match error {
             DatabaseError::UpgradeRequired(format) => {
                 StoreError::Damaged(format!("it is a redb file of the old format {format}"))
@@ -488,7 +504,12 @@ fn open_files(path: &Path, options: Options) -> Result<(Files, u64, u64), StoreE
             revision = record.revision;
         }
     }
-    Ok((Files { database, log }, identity, revision))
+    let files = Files {
+        database,
+        log,
+        descriptor,
+    };
+    Ok((files, identity, revision))
 }
 
 fn read_meta(database: &Database) -> Result<(u64, u64), StoreError> {

@@ -120,6 +120,14 @@ class MetastoreABC(ABC):
         """
         return []
 
+    def in_forked_child(self) -> None:
+        """Let go, in a child of fork(2), of locks on files that it shares with its parent.
+
+        Takes no lock of its own: who held it may not exist in the child. Nothing else is called
+        there.
+        """
+        return
+
     @abstractmethod
     def close(self) -> None:
         """Sync and release everything. Idempotent; later calls raise ClosedError."""

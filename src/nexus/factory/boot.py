@@ -210,6 +210,7 @@ class _Storage:
 
     def in_forked_child(self) -> None:
         """Let go of the lock, which a child would keep when its parent has ended."""
+        self.metastore.in_forked_child()
         if self._directory is not None:
             self._directory.close()
 

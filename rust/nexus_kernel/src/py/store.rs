@@ -75,6 +75,11 @@ impl OrderedStore {
         self.0.identity()
     }
 
+    #[getter]
+    fn descriptor(&self) -> i32 {
+        self.0.descriptor()
+    }
+
     fn revision(&self) -> PyResult<u64> {
         self.0.revision().map_err(raised)
     }

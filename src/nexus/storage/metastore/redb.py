@@ -173,6 +173,14 @@ class RedbMetastore(MetastoreABC):
         with self._turn:
             self._witness_locked(revision, synced=True)
 
+    def in_forked_child(self) -> None:
+        """Give up the child's share of the file's lock; its descriptor stays taken."""
+        descriptor = self._store.descriptor
+        if descriptor >= 0:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, descriptor, inheritable=False)
+            os.close(nothing)
+
     def close(self) -> None:
         """Write the log back, sync and release everything. Idempotent.
 
