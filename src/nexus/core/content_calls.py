@@ -187,7 +187,9 @@ class ContentCalls:
         content = volume.prepare(operation, relative, checked)
 
         def write(txn: Transaction) -> Stat:
-            return self._write_all(txn, operation, (target,), (content,), actor)[0]
+            answer = self._write_one(txn, operation, target, content, actor)
+            answer["revision"] = txn.commit(durable=kernel.durable)
+            return answer
 
         try:
             if content is not None:
@@ -242,19 +244,29 @@ class ContentCalls:
         contents: Sequence[Content | None],
         actor: Actor,
     ) -> list[Stat]:
-        kernel, zone_id = self._kernel, actor.context.zone_id
-        for path, _, _, request in writes:
-            if request.precondition is not None:
-                kernel.waiting.require(txn, operation, path, request.precondition, zone_id)
         answers = [
-            write.volume.write(txn, operation, write.relative, write.request, content, actor)
+            self._write_one(txn, operation, write, content, actor)
             for write, content in zip(writes, contents, strict=True)
         ]
         if answers:
-            revision = txn.commit(durable=kernel.durable)
+            revision = txn.commit(durable=self._kernel.durable)
             for answer in answers:
                 answer["revision"] = revision
         return answers
+
+    def _write_one(
+        self,
+        txn: Transaction,
+        operation: str,
+        target: Target,
+        content: Content | None,
+        actor: Actor,
+    ) -> Stat:
+        path, volume, relative, request = target
+        if request.precondition is not None:
+            zone_id = actor.context.zone_id
+            self._kernel.waiting.require(txn, operation, path, request.precondition, zone_id)
+        return volume.write(txn, operation, relative, request, content, actor)
 
     # -- by hash ------------------------------------------------------------------------------
 

@@ -325,7 +325,7 @@ class InodeTable:
 
     def begin(self, commit: object, changes: dict[str, Change]) -> None:
         """Drop what a commit is about to change, and keep nothing new until :meth:`end`."""
-        moved = [(path, change) for path, change in changes.items() if change.moves_name]
+        moved = _moved(changes)
         with self._cache_lock:
             self._committing.add(commit)
             self._drop_locked(changes, moved)
@@ -334,7 +334,7 @@ class InodeTable:
 
     def end(self, commit: object, changes: dict[str, Change], written: dict[bytes, Sealed]) -> None:
         """Keep what the commit has ``written``; nothing after one that failed."""
-        moved = [(path, change) for path, change in changes.items() if change.moves_name]
+        moved = _moved(changes)
         cacheable = self.store.cacheable
         with self._cache_lock:
             self._committing.discard(commit)
@@ -416,10 +416,10 @@ class Change(NamedTuple):
         meta = self.meta
         return self.replaced is None and meta is not None and meta.entry_type == DT_DIR
 
-    @property
-    def moves_name(self) -> bool:
-        """Whether the name appears in, or disappears from, its directory."""
-        return self.meta is None or self.replaced is None
+
+def _moved(changes: dict[str, Change]) -> list[tuple[str, Change]]:
+    """Return the changes by which a name appears or disappears."""
+    return [item for item in changes.items() if item[1].meta is None or item[1].replaced is None]
 
 
 class Transaction:

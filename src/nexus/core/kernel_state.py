@@ -160,7 +160,9 @@ class KernelState:
                 if self.closed or self.router.table(zone_id) is not mounted:
                     self._check_still_routed(operation, targets, zone_id)
                 needed = _topmost_missing(targets, zone_id)
-                if all(any(is_same_or_below(lock, held) for held in wanted) for lock in needed):
+                if not needed or all(
+                    any(is_same_or_below(lock, held) for held in wanted) for lock in needed
+                ):
                     return change(txn)
             wanted |= needed
 

@@ -50,6 +50,7 @@ _CHECKSUM = struct.Struct("<Q")
 _PAGE_HEADER = struct.Struct("<QIBBH")  # checksum, prefix, depth, 0, entries
 _ENTRY = struct.Struct("<32sIIIIQ")
 _PAGE_ENTRIES = (PAGE_BYTES - _PAGE_HEADER.size) // _ENTRY.size
+_ID_BYTES = 32
 _MAX_DEPTH = 28
 _HASH_BITS = 64
 _CACHED_PAGES = 4096
@@ -301,10 +302,12 @@ class ObjectIndex:
     def _halves(self, page: bytes) -> tuple[bytearray, bytearray]:
         """Return what a split leaves in a page, and what it moves out."""
         _, prefix, depth, _, _ = _PAGE_HEADER.unpack_from(page)
-        halves: tuple[list[Entry], list[Entry]] = ([], [])
-        for entry in _entries(page):
-            bits = xxh3_64_intdigest(entry.object_id, self._seed) >> (_HASH_BITS - 1 - depth)
-            halves[bits & 1].append(entry)
+        shift, size = _HASH_BITS - 1 - depth, _ENTRY.size
+        halves: tuple[list[bytes], list[bytes]] = ([], [])
+        first = _PAGE_HEADER.size
+        for start in range(first, first + _count(page) * size, size):
+            entry = page[start : start + size]
+            halves[xxh3_64_intdigest(entry[:_ID_BYTES], self._seed) >> shift & 1].append(entry)
         stay = _build_page(prefix << 1, depth + 1, halves[0])
         return stay, _build_page(prefix << 1 | 1, depth + 1, halves[1])
 
@@ -479,12 +482,10 @@ def _sealed(number: int, page: bytearray) -> bytes:
     return bytes(page)
 
 
-def _build_page(prefix: int, depth: int, entries: list[Entry]) -> bytearray:
-    page = bytearray(PAGE_BYTES)
-    _PAGE_HEADER.pack_into(page, 0, 0, prefix, depth, 0, len(entries))
-    for index, entry in enumerate(entries):
-        _ENTRY.pack_into(page, _PAGE_HEADER.size + index * _ENTRY.size, *entry)
-    return page
+def _build_page(prefix: int, depth: int, entries: list[bytes]) -> bytearray:
+    """Return a page, not sealed yet, of entries as they are stored."""
+    header = _PAGE_HEADER.pack(0, prefix, depth, 0, len(entries))
+    return bytearray(b"".join((header, *entries)).ljust(PAGE_BYTES, b"\0"))
 
 
 def _entries(page: bytes) -> Iterator[Entry]:
