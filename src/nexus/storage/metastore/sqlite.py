@@ -121,7 +121,7 @@ class SqliteMetastore(MetastoreABC):
         create: bool,
         accept_loss: bool = False,
         reserve_bytes: int = 4 << 20,
-        log_limit_bytes: int = 16 << 20,
+        log_limit_bytes: int = 32 << 20,
     ) -> None:
         """Open the store, making it first when it is absent and ``create`` is set.
 
