@@ -1,7 +1,26 @@
-import pytest
+from typing import Any
 
-from nexus.contracts.errors import InvalidPathError, NameTooLongError
-from nexus.lib.paths import depth, is_below, join, name, normalize, parent, tree_order
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nexus.contracts.errors import InvalidPathError, NameTooLongError, NexusError
+from nexus.lib import paths
+from nexus.lib.paths import depth, is_below, join, name, parent, tree_order
+
+
+@pytest.fixture(params=["python", "rust"])
+def normalize(request: pytest.FixtureRequest) -> Any:
+    return python_one() if request.param == "python" else rust_one()
+
+
+def python_one() -> Any:
+    return paths._normalize
+
+
+def rust_one() -> Any:
+    reason = "the Rust kernel is not built"
+    return pytest.importorskip("nexus._kernel", reason=reason).normalize
 
 
 @pytest.mark.parametrize(
@@ -18,7 +37,9 @@ from nexus.lib.paths import depth, is_below, join, name, normalize, parent, tree
         ("/" + "a" * 255, "/" + "a" * 255),
     ],
 )
-def test_paths_fold_slashes_and_dots_and_nothing_else(given: str, canonical: str) -> None:
+def test_paths_fold_slashes_and_dots_and_nothing_else(
+    normalize: Any, given: str, canonical: str
+) -> None:
     assert normalize("test", given) == canonical
     assert normalize("test", canonical) == canonical
 
@@ -26,7 +47,7 @@ def test_paths_fold_slashes_and_dots_and_nothing_else(given: str, canonical: str
 @pytest.mark.parametrize(
     "path", ["", "a", "a/b", "/a/../b", "/..", "/a\0b", "/a\nb", "/a\x7f", "/a\x85", "/\ud800"]
 )
-def test_what_is_no_path_is_refused_by_name(path: str) -> None:
+def test_what_is_no_path_is_refused_by_name(normalize: Any, path: str) -> None:
     with pytest.raises(InvalidPathError) as caught:
         normalize("stat", path)
     assert caught.value.operation == "stat"
@@ -37,18 +58,18 @@ def test_what_is_no_path_is_refused_by_name(path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/" + "a" * 256, "/" + "é" * 128, "/" + "/".join(["a" * 200] * 21)]
 )
-def test_a_name_or_path_that_is_too_long_is_refused(path: str) -> None:
+def test_a_name_or_path_that_is_too_long_is_refused(normalize: Any, path: str) -> None:
     with pytest.raises(NameTooLongError):
         normalize("stat", path)
 
 
 @pytest.mark.parametrize("value", [None, 1, b"/a"])
-def test_a_path_of_another_type_is_refused(value: object) -> None:
+def test_a_path_of_another_type_is_refused(normalize: Any, value: object) -> None:
     with pytest.raises(InvalidPathError):
         normalize("stat", value)  # type: ignore[arg-type]
 
 
-def test_the_longest_path_is_4096_bytes() -> None:
+def test_the_longest_path_is_4096_bytes(normalize: Any) -> None:
     longest = "/" + "/".join(["a" * 255] * 15 + ["b" * 254]) + "c"
     assert len(longest) == 4096
     assert normalize("stat", longest) == longest
@@ -69,3 +90,36 @@ def test_the_parts_of_a_path() -> None:
 
 def test_tree_order_puts_a_subtree_right_after_its_directory() -> None:
     assert sorted(["/a-", "/a/k", "/a"], key=tree_order) == ["/a", "/a/k", "/a-"]
+
+
+_PIECES = st.sampled_from(
+    [
+        "/",
+        "//",
+        ".",
+        "..",
+        "a",
+        "n" * 255,
+        "\u00e9" * 127,
+        "\0",
+        "\x1f",
+        "\x7f",
+        "\x80",
+        "\x9f",
+        "\xa0",
+    ]
+)
+
+
+@settings(max_examples=10_000)
+@given(st.lists(st.one_of(_PIECES, st.text(max_size=3))).map("".join))
+@example("/" + "/".join(["a" * 255] * 16))
+def test_both_implementations_answer_alike(path: str) -> None:
+    assert answer(rust_one(), path) == answer(python_one(), path)
+
+
+def answer(normalize: Any, path: str) -> object:
+    try:
+        return normalize("stat", path)
+    except NexusError as error:
+        return type(error), str(error)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -226,6 +226,16 @@ class TransportABC(ABC):
             raise ConflictError("stream", key, reason, hint="try again")
 
 
+class Extent(Protocol):
+    """Where the bytes of a content lie, for who reads them again. Shared by all threads."""
+
+    def read(self) -> bytes | None:
+        """Return the content, verified; None where it is not to be had here any more.
+
+        Then :meth:`ContentStoreABC.read_content` has it, or says what is wrong.
+        """
+
+
 class Content(NamedTuple):
     """A stored content: its id and its size in bytes."""
 
@@ -320,6 +330,10 @@ class ContentStoreABC(ObjectStoreABC):
 
         Errors: ContentNotFoundError; CorruptionError; InvalidArgumentError for a malformed id.
         """
+
+    def extent(self, etag: str) -> Extent | None:
+        """Return where a content lies if that is known without asking a disk, else None."""
+        return None
 
     @abstractmethod
     def stream_content(

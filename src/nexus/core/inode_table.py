@@ -33,6 +33,7 @@ import msgspec
 from nexus.contracts.errors import ConflictError, CorruptionError, InvalidArgumentError
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import DT_DIR, FileMetadata, Stat
+from nexus.contracts.object_store import Extent
 from nexus.core.sealed_store import (
     CHAIN,
     Mutation,
@@ -61,13 +62,14 @@ _decode_file_event = msgspec.msgpack.Decoder(FileEvent).decode
 class Inode:
     """A current record: its metadata, the revision that wrote it, and its sealed form."""
 
-    __slots__ = ("meta", "record", "revision", "stat")
+    __slots__ = ("extent", "meta", "record", "revision", "stat")
 
     def __init__(self, meta: FileMetadata, record: Sealed) -> None:
         self.meta = meta
         self.record = record
         self.revision = record.revision
         self.stat: Stat | None = None  # built on first use by the volume, then copied
+        self.extent: Extent | None = None  # where its content lies, noted by who has read it
 
 
 class Version(NamedTuple):

@@ -127,6 +127,11 @@ class InodeVolume(TreeVolume):
             hint="run `nexus fsck --repair`",
         )
 
+    def read_again(self, relative: str) -> bytes | None:
+        inode = self.table.get(relative)
+        extent = None if inode is None else inode.extent
+        return None if extent is None else extent.read()
+
     def read(
         self, operation: str, relative: str, count: int | None, offset: int, version: int | None
     ) -> bytes:
@@ -137,7 +142,9 @@ class InodeVolume(TreeVolume):
                 meta = self._version(operation, relative, version)
             try:
                 if offset == 0 and (count is None or count >= meta.size):
-                    return self._content.read_content(meta.etag, size=meta.size)
+                    data = self._content.read_content(meta.etag, size=meta.size)
+                    self._note_extent(relative, meta)
+                    return data
                 return self._content.read_content(meta.etag, offset, count, size=meta.size)
             except ContentNotFoundError as error:
                 # Without retention a collector may take it once the record has moved on.
@@ -147,6 +154,11 @@ class InodeVolume(TreeVolume):
                     raise self._damaged(operation, relative, error) from error
             except CorruptionError as error:
                 raise self._damaged(operation, relative, error) from error
+
+    def _note_extent(self, relative: str, meta: FileMetadata) -> None:
+        inode = self.table.get(relative)
+        if inode is not None and inode.meta is meta:
+            inode.extent = self._content.extent(meta.etag)
 
     def _damaged(
         self, operation: str, relative: str, error: ContentNotFoundError | CorruptionError

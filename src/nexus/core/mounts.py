@@ -248,14 +248,14 @@ class MountManager:
         """Create the directory to mount on, in the volume beneath; None for the root."""
         if point == "/":
             return None
-        route = self._router.route(point, actor.context.zone_id)
-        under = route.mount.volume
+        mount, above, relative = self._router.route(point, actor.context.zone_id)
+        under = mount.volume
         if under is None:
-            raise StorageError("mount", point, f"{route.point} is unavailable")
-        stat = under.stat(route.relative)
+            raise StorageError("mount", point, f"{above} is unavailable")
+        stat = under.stat(relative)
         if stat is None or not stat["is_directory"]:
             with Transaction(self._store) as txn:
-                under.create_directory(txn, route.relative, False, True, actor)
+                under.create_directory(txn, relative, False, True, actor)
                 txn.commit(durable=self._durable)
         return under
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from nexus.contracts.errors import PathNotFoundError
 from nexus.lib.paths import depth, is_below
@@ -20,12 +20,8 @@ from nexus.lib.paths import depth, is_below
 T = TypeVar("T")
 
 
-class RouteResult(NamedTuple, Generic[T]):
-    """The mount that serves a path, and the path within it (``/`` for its root)."""
-
-    mount: T
-    point: str
-    relative: str
+RouteResult: TypeAlias = tuple[T, str, str]
+"""The mount that serves a path, its point, and the path within it (``/`` for its root)."""
 
 
 _REMEMBERED = 1024
@@ -75,12 +71,12 @@ class VFSRouter(Generic[T]):
         if table:
             mount = table.get(path)
             if mount is not None:
-                return RouteResult(mount, path, "/")
+                return mount, path, "/"
             directory = path[: path.rfind("/")]
             found = table.by_directory.get(directory) or _search(table, directory)
             if found is not None:
                 mount, point = found
-                return RouteResult(mount, point, path if point == "/" else path[len(point) :])
+                return mount, point, path if point == "/" else path[len(point) :]
         raise PathNotFoundError("route", path, f"zone {zone_id!r} has nothing mounted here")
 
     def table(self, zone_id: str) -> object:

@@ -140,6 +140,13 @@ class Volume(ABC):
     def stat(self, relative: str) -> Stat | None:
         """Return the attributes, a dict of the caller's own, or None where nothing is."""
 
+    def read_again(self, relative: str) -> bytes | None:
+        """Return the whole content of a file that was read before, None where that is unknown.
+
+        Asked first: it costs next to nothing.
+        """
+        return None
+
     @abstractmethod
     def read(
         self, operation: str, relative: str, count: int | None, offset: int, version: int | None

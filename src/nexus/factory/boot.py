@@ -149,17 +149,16 @@ def look_of(nx: NexusFS) -> Look:
 
     def look(path: str, zone_id: str) -> Stat | None:
         try:
-            route = nx.router.route(path, zone_id)
+            mount, point, relative = nx.router.route(path, zone_id)
         except PathNotFoundError:
             return None  # a zone in which nothing is mounted
-        if route.mount.volume is None:
-            reason = f"the mount {route.point} is unavailable: {route.mount.problem}"
+        if mount.volume is None:
+            reason = f"the mount {point} is unavailable: {mount.problem}"
             raise StorageError("stat", path, reason)
-        relative = route.relative
-        while (stat := route.mount.volume.stat(relative)) is None and relative != "/":
+        while (stat := mount.volume.stat(relative)) is None and relative != "/":
             relative = parent(relative)
-        if stat is None and route.point != "/":
-            return look(parent(route.point), zone_id)  # the folder behind the mount has gone
+        if stat is None and point != "/":
+            return look(parent(point), zone_id)  # the folder behind the mount has gone
         return stat
 
     return look

@@ -9,8 +9,10 @@ path_resolution(7) without links.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from nexus.contracts.errors import InvalidPathError, NameTooLongError, shown
+from nexus.lib.native import chosen
 
 MAX_PATH_BYTES = 4096
 MAX_NAME_BYTES = 255
@@ -24,39 +26,49 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]").search
 _ALWAYS_SHORT = MAX_NAME_BYTES // 4  # characters that fit a name whatever they are
 
 
-def normalize(operation: str, path: str) -> str:
-    """Return the canonical form of a path; ``operation`` names the caller in errors.
-
-    Errors: InvalidPathError, NameTooLongError.
-    """
-    if not isinstance(path, str):
-        raise InvalidPathError(operation, shown(path), "a path is a str")
-    if _CANONICAL(path) and (
-        len(path) <= _ALWAYS_SHORT or (path.isascii() and len(path) <= MAX_PATH_BYTES)
+def _normalize(operation: str, path: str, /) -> str:
+    if (
+        isinstance(path, str)
+        and _CANONICAL(path)
+        and (len(path) <= _ALWAYS_SHORT or (path.isascii() and len(path) <= MAX_PATH_BYTES))
     ):
         return path
-    return _normalize_slowly(operation, path)
+    return normalize_slowly(operation, path)
 
 
-def _normalize_slowly(operation: str, path: str) -> str:
-    shown = path.encode("utf-8", "backslashreplace").decode("utf-8")
+def normalize_slowly(operation: str, path: str) -> str:
+    """Return what :data:`normalize` does, of a path that is probably not canonical."""
+    if not isinstance(path, str):
+        raise InvalidPathError(operation, shown(path), "a path is a str")
+    readable = path.encode("utf-8", "backslashreplace").decode("utf-8")
     if not path.startswith("/"):
-        raise InvalidPathError(operation, shown, "a path starts with '/'")
+        raise InvalidPathError(operation, readable, "a path starts with '/'")
     found = _FORBIDDEN(path)
     if found:
         raise InvalidPathError(
-            operation, shown, f"character U+{ord(found[0]):04X} is not allowed in a path"
+            operation, readable, f"character U+{ord(found[0]):04X} is not allowed in a path"
         )
     names = [name for name in path.split("/") if name not in ("", ".")]
     for name in names:
         if name == "..":
-            raise InvalidPathError(operation, shown, "'..' is not allowed in a path")
+            raise InvalidPathError(operation, readable, "'..' is not allowed in a path")
         if len(name.encode()) > MAX_NAME_BYTES:
-            raise NameTooLongError(operation, shown, f"a component is over {MAX_NAME_BYTES} bytes")
+            raise NameTooLongError(
+                operation, readable, f"a component is over {MAX_NAME_BYTES} bytes"
+            )
     canonical = "/" + "/".join(names)
     if len(canonical.encode()) > MAX_PATH_BYTES:
-        raise NameTooLongError(operation, shown, f"the path is over {MAX_PATH_BYTES} bytes")
+        raise NameTooLongError(operation, readable, f"the path is over {MAX_PATH_BYTES} bytes")
     return canonical
+
+
+_native = chosen().module
+
+normalize: Callable[[str, str], str] = _normalize if _native is None else _native.normalize
+"""Return the canonical form of a path, the second argument; the first names the caller in errors.
+
+Errors: InvalidPathError, NameTooLongError.
+"""
 
 
 def parent(path: str) -> str:

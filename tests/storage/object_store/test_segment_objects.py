@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,10 +25,12 @@ from nexus.contracts.errors import (
     StorageError,
     StorageFailedError,
 )
-from nexus.contracts.object_store import ContentStoreABC
+from nexus.contracts.object_store import ContentStoreABC, Extent
 from nexus.lib.chunking import ChunkingParameters
 from nexus.lib.content_id import object_id_of
 from nexus.lib.disk import Disk
+from nexus.lib.native import Choice
+from nexus.storage.object_store import segment_file
 from nexus.storage.object_store.cas_store import CasStore
 from nexus.storage.object_store.local_transport import LocalTransport
 from nexus.storage.object_store.loose_objects import LooseObjects
@@ -616,6 +618,80 @@ def set_aside_and_purge(objects: SegmentObjects, object_ids: list[str]) -> None:
 
 def disk_bytes(place: Place) -> int:
     return sum(path.stat().st_size for path in place.segment_files())
+
+
+@pytest.fixture(params=["python", "rust"])
+def extents(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make each implementation of extents the chosen one in turn."""
+    if request.param == "python":
+        monkeypatch.setattr(segment_file, "chosen", lambda: Choice(None, "a test wants it"))
+    else:
+        pytest.importorskip("nexus._kernel", reason="the Rust kernel is not built")
+
+
+def extent_of(objects: SegmentObjects, object_id: str) -> Extent:
+    extent = objects.extent(object_id)
+    assert extent is not None
+    return extent
+
+
+@pytest.mark.usefixtures("extents")
+class TestExtents:
+    @pytest.mark.parametrize("size", [0, 1, 7, 600, 2048])
+    def test_an_extent_reads_its_object(self, objects: SegmentObjects, size: int):
+        data = sample(1, size)
+        extent = extent_of(objects, put(objects, data))
+        fill(objects, 20, first=100)  # other segments are appended to meanwhile
+        assert extent.read() == data
+
+    def test_an_object_that_is_read_in_parts_has_none(self, place: Place):
+        objects = SegmentObjects(
+            str(place.segments),
+            LooseObjects(LocalTransport(str(place.root))),
+            disk=Disk(),
+            clock_ns=place.clock,
+        )
+        with closing(objects):
+            assert objects.extent(put(objects, sample(1, 64 << 10))) is not None
+            assert objects.extent(put(objects, sample(1, (64 << 10) + 1))) is None
+
+    def test_no_extent_is_known_of_what_is_not_packed(self, objects: SegmentObjects):
+        assert objects.extent(object_id_of(b"never stored")) is None
+        large = put(objects, sample(1, LARGEST_BYTES + 1))
+        assert objects.extent(large) is None
+        assert objects.set_aside(put(objects, sample(2)), 1)
+        assert objects.extent(object_id_of(sample(2))) is None
+
+    @pytest.mark.parametrize("position", [-48, -1, 0, 599])
+    def test_a_damaged_record_reads_as_nothing(
+        self, objects: SegmentObjects, place: Place, position: int
+    ):
+        extent = extent_of(objects, put(objects, sample(1)))
+        place.flip_in(sample(1), position)
+        assert extent.read() is None
+
+    def test_an_extent_neither_keeps_a_closed_segment_open_nor_reads_another(self, place: Place):
+        objects = place.open()
+        extent = extent_of(objects, put(objects, sample(1)))
+        objects.close()
+        with closing(place.open()):  # its descriptors may have the numbers of those closed
+            assert extent.read() is None
+
+    def test_an_extent_of_a_segment_that_compaction_removed_reads_as_nothing(
+        self, objects: SegmentObjects
+    ):
+        stored = fill(objects, 12)
+        extents = {object_id: extent_of(objects, object_id) for object_id in stored}
+        kept = next(iter(stored))
+        for object_id in stored:
+            if object_id != kept:
+                objects.set_aside(object_id, 1)
+        objects.purge(2)
+        objects.compact()
+        answers = {object_id: extent.read() for object_id, extent in extents.items()}
+        assert set(answers.values()) <= {None, *stored.values()}
+        assert None in answers.values()
+        assert objects.get(kept) == stored[kept]
 
 
 def test_compaction_gives_the_space_of_forgotten_objects_back(

@@ -1,7 +1,9 @@
 //! `nexus._kernel`: the binding. It converts arguments and answers and decides nothing.
 
+mod paths;
 mod ring_buffer;
 mod router;
+mod segment_record;
 mod store;
 
 use pyo3::pymodule;
@@ -9,9 +11,13 @@ use pyo3::pymodule;
 #[pymodule(name = "_kernel")]
 mod kernel {
     #[pymodule_export]
+    use super::paths::normalize;
+    #[pymodule_export]
     use super::ring_buffer::RingBuffer;
     #[pymodule_export]
     use super::router::VFSRouter;
+    #[pymodule_export]
+    use super::segment_record::SegmentExtent;
     #[pymodule_export]
     use super::store::{OrderedStore, StoreConflict, StoreError, create_store};
 }

@@ -5,13 +5,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::exceptions::{PyAssertionError, PyKeyError};
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyString, PyTuple, PyType};
+use pyo3::types::{PyString, PyType};
 
 use crate::router::Router;
 
-type Mount = Arc<Py<PyAny>>;
+struct MountAt {
+    mount: Py<PyAny>,
+    point: Py<PyString>,
+}
+
+type Mount = Arc<MountAt>;
+type RouteResult<'py> = (Py<PyAny>, Py<PyString>, Bound<'py, PyString>);
 
 /// Routes paths to mounts. Shared by all threads.
 #[pyclass(module = "nexus._kernel", frozen, generic)]
@@ -22,8 +29,6 @@ pub struct VFSRouter {
     tokens: Mutex<HashMap<String, Py<PyAny>>>,
 }
 
-static RESULT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-static NEW_TUPLE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static NOT_FOUND: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 #[pymethods]
@@ -37,7 +42,11 @@ impl VFSRouter {
     }
 
     fn add(&self, py: Python<'_>, zone_id: &str, point: &str, mount: Py<PyAny>) -> PyResult<()> {
-        if !self.router.add(zone_id, point, Arc::new(mount)) {
+        let entry = MountAt {
+            mount,
+            point: PyString::new(py, point).unbind(),
+        };
+        if !self.router.add(zone_id, point, Arc::new(entry)) {
             return Err(PyAssertionError::new_err(format!(
                 "{point} is mounted already"
             )));
@@ -49,37 +58,26 @@ impl VFSRouter {
         let mount = self.router.remove(zone_id, point);
         let mount = mount.ok_or_else(|| PyKeyError::new_err(point.to_owned()))?;
         self.renew_token(py, zone_id)?;
-        Ok(mount.clone_ref(py))
+        Ok(mount.mount.clone_ref(py))
     }
 
-    fn route<'py>(
-        &self,
-        path: &Bound<'py, PyString>,
-        zone_id: &str,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn route<'py>(&self, path: &Bound<'py, PyString>, zone_id: &str) -> PyResult<RouteResult<'py>> {
         let py = path.py();
         let text = path.to_str()?;
         let table = self.router.table(zone_id);
         let Some((mount, point_bytes)) = table.as_ref().and_then(|table| table.route(text)) else {
             return Err(not_found(text, zone_id, py));
         };
-        let (point, relative) = match (point_bytes, &text[point_bytes..]) {
-            (1, _) => (PyString::new(py, "/"), path.clone()),
-            (_, "") => (path.clone(), PyString::new(py, "/")),
-            (_, rest) => (
-                PyString::new(py, &text[..point_bytes]),
-                PyString::new(py, rest),
-            ),
+        let relative = match (point_bytes, &text[point_bytes..]) {
+            (1, _) => path.clone(),
+            (_, "") => intern!(py, "/").clone(),
+            (_, rest) => PyString::new(py, rest),
         };
-        let fields = (mount.clone_ref(py), point, relative);
-        let class = RESULT.import(py, "nexus.core.router", "RouteResult")?;
-        // The class's own way in is a Python function; this is what it calls.
-        NEW_TUPLE
-            .get_or_try_init(py, || -> PyResult<Py<PyAny>> {
-                Ok(py.get_type::<PyTuple>().getattr("__new__")?.unbind())
-            })?
-            .bind(py)
-            .call1((class, fields))
+        Ok((
+            mount.mount.clone_ref(py),
+            mount.point.clone_ref(py),
+            relative,
+        ))
     }
 
     fn table(&self, py: Python<'_>, zone_id: &str) -> Option<Py<PyAny>> {
@@ -89,7 +87,7 @@ impl VFSRouter {
 
     fn at(&self, py: Python<'_>, path: &str, zone_id: &str) -> Option<Py<PyAny>> {
         let table = self.router.table(zone_id)?;
-        table.at(path).map(|mount| mount.clone_ref(py))
+        table.at(path).map(|found| found.mount.clone_ref(py))
     }
 
     fn points_below(&self, path: &str, zone_id: &str) -> Vec<String> {
@@ -107,12 +105,12 @@ impl VFSRouter {
         let Some(table) = self.router.table(zone_id) else {
             return Vec::new();
         };
-        let owned = |(point, mount): (&str, &Mount)| (point.to_owned(), mount.clone_ref(py));
+        let owned = |(point, mount): (&str, &Mount)| (point.to_owned(), mount.mount.clone_ref(py));
         table.sorted().into_iter().map(owned).collect()
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.router.for_each(|mount| visit.call(&**mount))
+        self.router.for_each(|mount| visit.call(&mount.mount))
     }
 
     fn __clear__(&self) {

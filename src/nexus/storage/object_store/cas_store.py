@@ -31,6 +31,7 @@ from nexus.contracts.object_store import (
     PIECE_BYTES,
     Content,
     ContentStoreABC,
+    Extent,
     Leftovers,
     ObjectStoreCapabilities,
     StoredObject,
@@ -302,6 +303,11 @@ class CasStore(ContentStoreABC):
         whole = BytesIO()  # joining would hold all pieces and the result at once
         whole.writelines(pieces)
         return whole.getvalue()
+
+    def extent(self, etag: str) -> Extent | None:
+        """Return where content that was stored whole lies, see the contract."""
+        chunked, object_id = parse_content_id("extent", etag)
+        return None if chunked else self._objects.extent(object_id)
 
     def stream_content(
         self, etag: str, offset: int = 0, count: int | None = None, piece_bytes: int = PIECE_BYTES

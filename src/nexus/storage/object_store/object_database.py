@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 from nexus.contracts.metadata import Buffer
-from nexus.contracts.object_store import Leftovers, StoredObject
+from nexus.contracts.object_store import Extent, Leftovers, StoredObject
 
 
 class ObjectDatabase(ABC):
@@ -51,6 +51,10 @@ class ObjectDatabase(ABC):
         ``size``, where it is known, may save a system call. ``seal``, the XXH3-64 of the bytes, may
         be checked instead of the hash. Errors: ContentNotFoundError; CorruptionError.
         """
+
+    def extent(self, object_id: str) -> Extent | None:
+        """Return where an object lies if that is known without asking a disk, else None."""
+        return None
 
     @abstractmethod
     def contains(self, object_id: str) -> bool:

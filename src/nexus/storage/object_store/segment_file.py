@@ -24,12 +24,15 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
+from weakref import ref
 
 from blake3 import blake3
 from xxhash import xxh3_64_intdigest
 
 from nexus.contracts.metadata import Buffer
+from nexus.contracts.object_store import Extent
 from nexus.lib.disk import Disk
+from nexus.lib.native import chosen
 from nexus.storage.object_store.object_index import Entry
 
 UNIT = 8
@@ -64,7 +67,7 @@ class Record(NamedTuple):
 class SegmentFile:
     """An open segment. Shared by all readers; closed when the last one lets go of it."""
 
-    __slots__ = ("_disk", "fd", "number")
+    __slots__ = ("__weakref__", "_disk", "fd", "number")
 
     def __init__(self, disk: Disk, path: str, number: int, *, create: bool = False) -> None:
         """Open a segment for reading and appending. Errors: OSError."""
@@ -98,6 +101,17 @@ class SegmentFile:
         check, seal = _SEALS.unpack_from(record, _FIELDS.size)
         return data if xxh3_64_intdigest(data, check) == seal else None
 
+    def extent(self, entry: Entry) -> Extent | None:
+        """Return where a small object lies; None for one that is read in parts."""
+        if entry.size > _ONE_READ_BYTES:
+            return None
+        native = chosen().module
+        if native is None or type(self._disk) is not Disk:
+            return SegmentExtent(self, entry)
+        place = (self.fd, entry.offset * UNIT, entry.size, entry.object_id)
+        extent: Extent = native.SegmentExtent(self, *place)
+        return extent
+
     def holds(self, entry: Entry, data: Buffer) -> bool:
         """Return whether the record is whole, header and all, and has just these bytes."""
         start = entry.offset * UNIT
@@ -119,6 +133,24 @@ class SegmentFile:
         tail = self._disk.pread(self.fd, max(0, self.size() - start), start)
         for found in records(tail, 0):
             yield found._replace(offset=found.offset + start // UNIT)
+
+
+class SegmentExtent:
+    """A record that is read again and again. Keeps its segment neither open nor on the disk."""
+
+    __slots__ = ("_entry", "_segment")
+
+    def __init__(self, segment: SegmentFile, entry: Entry) -> None:
+        self._segment = ref(segment)
+        self._entry = entry
+
+    def read(self) -> bytes | None:
+        """Return the object, or None; see :class:`nexus.contracts.object_store.Extent`."""
+        segment = self._segment()
+        try:
+            return None if segment is None else segment.read(self._entry)
+        except OSError:
+            return None  # whoever asks the store next is told
 
 
 def record_bytes(size: int) -> int:

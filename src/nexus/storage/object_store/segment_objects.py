@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from nexus.contracts.errors import NexusError
 from nexus.contracts.metadata import Buffer
-from nexus.contracts.object_store import Leftovers, StoredObject
+from nexus.contracts.object_store import Extent, Leftovers, StoredObject
 from nexus.lib.disk import Disk, storage_error
 from nexus.lib.shared_rounds import SharedRounds
 from nexus.storage.object_store.compaction import Compaction
@@ -111,6 +111,13 @@ class SegmentObjects(ObjectDatabase):
         if blake3(data).digest() != entry.object_id:
             raise damaged(object_id, "its bytes do not match its hash")
         return data
+
+    def extent(self, object_id: str) -> Extent | None:
+        entry = self._segments.index.peek(bytes.fromhex(object_id))
+        if entry is None or entry.aside:
+            return None
+        segment = self._segments.open_segments.get(entry.segment)
+        return None if segment is None else segment.extent(entry)
 
     def contains(self, object_id: str) -> bool:
         with self._segments.locked("exists", object_id):
