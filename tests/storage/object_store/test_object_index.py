@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from nexus.contracts.errors import CorruptionError
 from nexus.lib.boot_id import NO_BOOT
 from nexus.lib.disk import Disk
+from nexus.storage.object_store.entry import Entry, Place
 from nexus.storage.object_store.object_index import (
     PAGE_BYTES,
     End,
-    Entry,
     IndexLostError,
     ObjectIndex,
-    Place,
 )
 from nexus.testing.faults import FaultyDisk, KilledError, KillingDisk
 
@@ -276,10 +275,32 @@ def test_a_clean_close_leaves_nothing_to_the_log(path: str):
 
 def test_what_waits_is_bounded(path: str):
     index = create(path)
-    for number in range(5_000):
+    for number in range(6_000):
         index.add([entry(number)])
-    assert len(index.waiting()) < 1_000
-    assert all(index.get(found.object_id) == found for found in entries(5_000))
+        assert len(index.waiting()) <= 4096
+    assert all(index.get(found.object_id) == found for found in entries(6_000))
+
+
+def test_what_waits_is_bounded_by_the_log_it_takes(path: str):
+    index = create(path)
+    for number in range(100):
+        index.add([entry(number)._replace(size=1 << 20)])
+        assert sum(found.size for found in index.waiting().values()) <= 33 << 20
+    assert all(index.get(found.object_id) is not None for found in entries(100))
+
+
+def test_every_entry_before_the_place_that_is_covered_is_in_a_page(path: str):
+    index = create(path)
+    for number in range(6_000):
+        index.add([entry(number)])
+        if number % 500 == 0:
+            index.add([entry(number // 2, offset=10_000 + number)])  # moved to the end of the log
+    in_pages = content(index).keys() - index.waiting().keys()
+    index.close(None)
+    reopened = reopen(path)
+    assert content(reopened).keys() == in_pages
+    before = {found.object_id for found in entries(6_000) if found.place < reopened.covered}
+    assert before - in_pages == set()
 
 
 def test_a_change_of_an_entry_that_waits_is_in_the_file(path: str):

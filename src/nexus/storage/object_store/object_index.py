@@ -9,8 +9,10 @@ of a key's hash; a full page splits in two by its next bit, and only when its de
 directory's does that double. So growth never stops the caller for longer than one page takes. The
 hash is seeded, so that nobody can choose content that meets in one page.
 
-Entries of records that were just appended wait in memory until some hundred of them can be written
-together: after a kill they are found in the log, past the place that the header names.
+Entries of records that were just appended wait in memory. When many do, the oldest is written with
+all that share its group (:mod:`nexus.storage.object_store.waiting_entries`), so that a page is
+written for several of them and no caller waits for many pages. After a kill those that waited are
+found in the log, past the place that the header names.
 
 Invariants:
 
@@ -32,7 +34,7 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
@@ -40,6 +42,8 @@ from xxhash import xxh3_64_intdigest
 from nexus.contracts.errors import CorruptionError
 from nexus.lib.boot_id import NO_BOOT, boot_number
 from nexus.lib.disk import Disk
+from nexus.storage.object_store.entry import Entry, Place
+from nexus.storage.object_store.waiting_entries import WaitingEntries
 
 PAGE_BYTES = 4096
 _MAGIC = b"NXOI"
@@ -55,22 +59,9 @@ _MAX_DEPTH = 28
 _HASH_BITS = 64
 _CACHED_PAGES = 4096
 _DIRTY_PAGES = 256
-_WAITING_ENTRIES = 512
-_WAITING_BYTES = 8 << 20
+_WAITING_ENTRIES = 4096
+_WAITING_BYTES = 32 << 20
 """What the log is read for at most after a kill, beside one object."""
-
-
-class Entry(NamedTuple):
-    """Where an object lies. ``at_ns`` is when it was stored or, with ``aside``, set aside."""
-
-    object_id: bytes
-    segment: int
-    offset: int
-    """In the segment, in units of 8 bytes."""
-    size: int
-    aside: int
-    """1 for an object that the collector has set aside, else 0."""
-    at_ns: int
 
 
 class End(NamedTuple):
@@ -82,14 +73,6 @@ class End(NamedTuple):
 
 class IndexLostError(Exception):
     """There is no index to go on with: it has to be made anew from the segments."""
-
-
-class Place(NamedTuple):
-    """Where a record starts. Later records are at greater places."""
-
-    segment: int
-    offset: int
-    """In the segment, in units of 8 bytes."""
 
 
 LOG_START = Place(0, 0)
@@ -111,8 +94,7 @@ class ObjectIndex:
         self._disk = disk
         self._boot = boot_number() if boot is None else boot
         self._pages: dict[int, bytes] = {}
-        self._waiting: dict[bytes, Entry] = {}
-        self._waiting_bytes = 0
+        self._waiting = WaitingEntries()
         self.end: End | None = None
         """None unless the index was closed cleanly: then records may lie past any known end."""
         self.covered = LOG_START
@@ -167,7 +149,7 @@ class ObjectIndex:
 
     def peek(self, object_id: bytes) -> Entry | None:
         """Return the entry if it is known from memory. Any thread may call this at any time."""
-        waiting = self._waiting.get(object_id)
+        waiting = self._waiting.by_id.get(object_id)
         if waiting is not None:
             return waiting
         pages, shift = self._map
@@ -179,7 +161,7 @@ class ObjectIndex:
 
     def get(self, object_id: bytes) -> Entry | None:
         """Return the entry, or None. Errors: CorruptionError; OSError."""
-        waiting = self._waiting.get(object_id)
+        waiting = self._waiting.by_id.get(object_id)
         if waiting is not None:
             return waiting
         page = self._page(self._number_for(object_id))
@@ -199,11 +181,12 @@ class ObjectIndex:
         end, but none is missed.
         """
         found = _entries(self._pages.get(number) or self._read_page(number))
-        return [self._waiting.get(entry.object_id, entry) for entry in found]
+        waiting = self._waiting.by_id
+        return [waiting.get(entry.object_id, entry) for entry in found]
 
     def waiting(self) -> dict[bytes, Entry]:
         """Return the entries that are in no page yet, by object id."""
-        return dict(self._waiting)
+        return dict(self._waiting.by_id)
 
     def damaged_pages(self) -> list[int]:
         """Return the numbers of the pages that are damaged in the file. Errors: OSError."""
@@ -222,24 +205,37 @@ class ObjectIndex:
 
         They are found from now on, and again after a kill. Errors: CorruptionError; OSError.
         """
-        if len(self._waiting) >= _WAITING_ENTRIES or self._waiting_bytes >= _WAITING_BYTES:
-            self.flush()  # first: what is not entered yet is not acknowledged either
         self._soil()
+        self._make_room(len(entries))  # first: what is not entered yet is not acknowledged either
         for entry in entries:
-            self._waiting[entry.object_id] = entry
-            self._waiting_bytes += entry.size
+            self._waiting.add(entry, self._hash(entry.object_id))
+
+    def _make_room(self, needed: int) -> None:
+        waiting = self._waiting
+        while (oldest := waiting.oldest()) is not None and (
+            len(waiting) + needed > _WAITING_ENTRIES or waiting.size_bytes > _WAITING_BYTES
+        ):
+            hashed = self._hash(oldest.object_id)
+            group = waiting.group(hashed)
+            self._put_in_pages(group)
+            waiting.discard_group(hashed)  # last: readers of other threads look here first
+            self._cover(group)
+
+    def _cover(self, written: Collection[Entry]) -> None:
+        """Note in the file from where on the log has entries that no page has."""
+        oldest = self._waiting.oldest()
+        self.covered = oldest.place if oldest else max(entry.place for entry in written)
+        self._disk.pwrite_all(self._fd, self._header(None), 0)
 
     def flush(self) -> None:
         """Write the entries that wait to their pages. Errors: CorruptionError; OSError."""
-        if not self._waiting:
+        entries = self._waiting.by_id.values()
+        if not entries:
             return
         self._soil()
-        self._put_in_pages(self._waiting.values())
-        newest = next(reversed(self._waiting.values()))
-        self.covered = max(self.covered, Place(newest.segment, newest.offset))
-        # The readers of other threads look here first.
-        self._waiting, self._waiting_bytes = {}, 0
-        self._disk.pwrite_all(self._fd, self._header(None), 0)
+        self._put_in_pages(entries)
+        self._waiting = WaitingEntries()  # last: readers of other threads look here first
+        self._cover(entries)
 
     def put_many(self, entries: Iterable[Entry]) -> None:
         """Change entries; they are in the file when this returns. Errors: as :meth:`flush`."""
@@ -247,7 +243,7 @@ class ObjectIndex:
         changed = list(entries)
         self._put_in_pages(changed)
         for entry in changed:
-            self._waiting.pop(entry.object_id, None)
+            self._waiting.discard(entry.object_id, self._hash(entry.object_id))
 
     def _put_in_pages(self, entries: Iterable[Entry]) -> None:
         dirty: dict[int, bytearray] = {}
@@ -266,7 +262,7 @@ class ObjectIndex:
         self._soil()
         dirty: dict[int, bytearray] = {}
         for object_id in object_ids:
-            self._waiting.pop(object_id, None)
+            self._waiting.discard(object_id, self._hash(object_id))
             page = self._changing(self._number_for(object_id), dirty)
             position = _find(page, object_id)
             if position >= 0:
@@ -353,7 +349,10 @@ class ObjectIndex:
 
     def _number_for(self, object_id: bytes) -> int:
         pages, shift = self._map
-        return pages[xxh3_64_intdigest(object_id, self._seed) >> shift]
+        return pages[self._hash(object_id) >> shift]
+
+    def _hash(self, object_id: bytes) -> int:
+        return xxh3_64_intdigest(object_id, self._seed)
 
     def _changing(self, number: int, dirty: dict[int, bytearray]) -> bytearray:
         page = dirty.get(number)

@@ -33,7 +33,7 @@ from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import Extent
 from nexus.lib.disk import Disk
 from nexus.lib.native import chosen
-from nexus.storage.object_store.object_index import Entry
+from nexus.storage.object_store.entry import Entry
 
 UNIT = 8
 """Bytes that records are aligned to."""

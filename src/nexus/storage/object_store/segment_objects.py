@@ -25,9 +25,9 @@ from nexus.contracts.object_store import Extent, Leftovers, StoredObject
 from nexus.lib.disk import Disk, storage_error
 from nexus.lib.shared_rounds import SharedRounds
 from nexus.storage.object_store.compaction import Compaction
+from nexus.storage.object_store.entry import Entry
 from nexus.storage.object_store.loose_objects import LooseObjects, damaged, not_stored
 from nexus.storage.object_store.object_database import ObjectDatabase
-from nexus.storage.object_store.object_index import Entry
 from nexus.storage.object_store.segment_file import SegmentFile
 from nexus.storage.object_store.segment_set import SEGMENT_BYTES, Item, SegmentSet, translated
 

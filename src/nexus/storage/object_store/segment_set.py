@@ -42,13 +42,12 @@ from nexus.contracts.errors import (
 )
 from nexus.contracts.metadata import Buffer
 from nexus.lib.disk import Disk, storage_error
+from nexus.storage.object_store.entry import Entry, Place
 from nexus.storage.object_store.object_index import (
     LOG_START,
     End,
-    Entry,
     IndexLostError,
     ObjectIndex,
-    Place,
 )
 from nexus.storage.object_store.segment_file import (
     FIRST_OFFSET,
