@@ -41,6 +41,7 @@ WIDE = 100_000
 LESS_WIDE = 10_000
 FEW = 1000
 _SAME = Target(1.3)
+_MEMORY = Target(200, absolute=True)
 
 _OPEN = """
 import sys, time
@@ -222,7 +223,15 @@ def _opening(plan: Plan, small: Path, large: Path) -> list[Row]:
         )
         title = f"{name}, {plan.entries:,} entries"
         rows.append(
-            single(SECTION, title, unit, many, against=f"{FEW:,} entries", reference=few)  # type: ignore[arg-type]
+            single(
+                SECTION,
+                title,
+                unit,  # type: ignore[arg-type]
+                many,
+                against=f"{FEW:,} entries",
+                reference=few,
+                target=_MEMORY if unit == "MiB" else None,
+            )
         )
     return rows
 

@@ -19,6 +19,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from nexus.lib.native import chosen
+
 Unit = Literal["µs", "ms", "s", "MiB/s", "MiB", "files/s", "messages/s"]
 _HIGHER_IS_BETTER = frozenset({"MiB/s", "files/s", "messages/s"})
 MIB = 1 << 20
@@ -54,6 +56,11 @@ class Target:
     def text(self, unit: Unit) -> str:
         sign = "≤" if self.at_most else "≥"
         return f"{sign} {self.limit:g} {unit}" if self.absolute else f"{sign} {self.limit:g}x"
+
+
+def by_kernel(*, rust: Target, python: Target | None = None) -> Target | None:
+    """Return the bound for the kernel that runs; the readable twins have wider ones, or none."""
+    return python if chosen().module is None else rust
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from statistics import median
 from time import perf_counter
 
-from benchmarks.harness import Plan, Row, Target, announced, interleave, single, timed
+from benchmarks.harness import Plan, Row, Target, announced, by_kernel, interleave, single, timed
 from nexus.contracts.errors import ClosedError
 from nexus.contracts.stream_backend import StreamStore
 from nexus.core.pipe_manager import Pipe
@@ -73,7 +73,10 @@ def alternating(plan: Plan) -> Row:
         1 / median(samples.measured),
         against="queue.SimpleQueue",
         reference=1 / median(samples.reference),
-        target=Target(200_000, at_most=False, absolute=True),
+        target=by_kernel(
+            rust=Target(1_000_000, at_most=False, absolute=True),
+            python=Target(200_000, at_most=False, absolute=True),
+        ),
     )
 
 

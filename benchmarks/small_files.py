@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from benchmarks.harness import (
     Samples,
     Target,
     announced,
+    by_kernel,
     compare,
     each,
     interleave,
@@ -28,6 +30,10 @@ LISTED = 1000
 STRICT_FILES = 25
 OS_WRITE = "os write, rename"
 BATCH_FILES = 100
+THREADS = 16
+THREAD_FILES = 10
+WALKED_DIRECTORIES = 100
+WALKED_FILES = 100
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
@@ -37,10 +43,11 @@ def run(plan: Plan) -> list[Row]:
     """Return every row of this file."""
     folder = plan.folder(SECTION)
     with connect({"data_dir": str(folder / "nexus")}) as nx, announced("4 KiB files, ordered"):
-        rows = [*reading(plan, nx, folder), writing(plan, nx, folder), listing(plan, nx, folder)]
+        rows = [*reading(plan, nx, folder), writing(plan, nx, folder)]
+        rows += [*listing(plan, nx, folder), walking(plan, nx, folder)]
     strict = {"data_dir": str(folder / "strict"), "durability": "strict"}
     with connect(strict) as nx, announced("4 KiB files, strict"):
-        rows += [strict_writing(plan, nx, folder), *batching(plan, nx, folder)]
+        rows += [strict_writing(plan, nx, folder), *batching(plan, nx, folder), threads(plan, nx)]
     return rows
 
 
@@ -88,7 +95,7 @@ def reading(plan: Plan, nx: NexusFilesystem, folder: Path) -> list[Row]:
             "read 4 KiB",
             interleave(lambda _: each(nx.read, ours), lambda _: each(os_read, theirs), plan.rounds),
             against="os.open, pread, close",
-            target=Target(4),
+            target=by_kernel(rust=Target(0.8), python=Target(4)),
         ),
         compare(
             SECTION,
@@ -97,7 +104,18 @@ def reading(plan: Plan, nx: NexusFilesystem, folder: Path) -> list[Row]:
                 lambda _: each(nx.sys_stat, ours), lambda _: each(os.stat, theirs), plan.rounds
             ),
             against="os.stat",
-            target=Target(4),
+            target=by_kernel(rust=Target(1), python=Target(4)),
+        ),
+        compare(
+            SECTION,
+            "exists, of a missing path",
+            interleave(
+                lambda _: each(nx.exists, [path + ".missing" for path in ours]),
+                lambda _: each(os.path.exists, [path + ".missing" for path in theirs]),
+                plan.rounds,
+            ),
+            against="os.path.exists",
+            target=by_kernel(rust=Target(0.7)),
         ),
     ]
 
@@ -136,7 +154,7 @@ def writing(plan: Plan, nx: NexusFilesystem, folder: Path) -> Row:
         "write a new 4 KiB file, ordered",
         samples,
         against=OS_WRITE,
-        target=Target(4),
+        target=by_kernel(rust=Target(1), python=Target(4)),
     )
 
 
@@ -155,7 +173,7 @@ def strict_writing(plan: Plan, nx: NexusFilesystem, folder: Path) -> Row:
         "write a new 4 KiB file, strict",
         samples,
         against="os write, fsync, rename, fsync of the directory",
-        target=Target(2),
+        target=by_kernel(rust=Target(0.5), python=Target(2)),
     )
 
 
@@ -202,18 +220,92 @@ def batching(plan: Plan, nx: NexusFilesystem, folder: Path) -> list[Row]:
     ]
 
 
-def listing(plan: Plan, nx: NexusFilesystem, folder: Path) -> Row:
-    """List a directory of 1,000 files."""
-    theirs = folder / "list"
+def threads(plan: Plan, nx: NexusFilesystem) -> Row:
+    """Write strictly from many threads, which share syncs, against one by one."""
+    nx.mkdir("/work/shared")
+    one_by_one = write_new(nx.write, "/work/alone", THREADS)
+
+    def together(number: int) -> float:
+        contents = random_pieces(THREADS * THREAD_FILES, FILE_BYTES)
+        barrier = threading.Barrier(THREADS + 1)
+
+        def write(thread: int) -> None:
+            barrier.wait()
+            for index in range(THREAD_FILES):
+                data = contents[thread * THREAD_FILES + index]
+                nx.write(f"/work/shared/{number}-{thread}-{index}.txt", data)
+
+        started = [threading.Thread(target=write, args=(thread,)) for thread in range(THREADS)]
+        for thread in started:
+            thread.start()
+
+        def work() -> None:
+            barrier.wait()
+            for thread in started:
+                thread.join()
+
+        return timed(work, len(contents))
+
+    return compare(
+        SECTION,
+        f"{THREADS} threads, strict",
+        interleave(together, one_by_one, plan.few_rounds),
+        against="one by one, strict",
+        unit="files/s",
+        target=by_kernel(rust=Target(10, at_most=False)),
+    )
+
+
+def listing(plan: Plan, nx: NexusFilesystem, folder: Path) -> list[Row]:
+    """List directories of 1,000 and of 10,000 files."""
+    return [
+        _listing(plan, nx, folder, LISTED, Target(3)),
+        _listing(plan, nx, folder, LISTED * 10, None),
+    ]
+
+
+def _listing(
+    plan: Plan, nx: NexusFilesystem, folder: Path, entries: int, python: Target | None
+) -> Row:
+    theirs, ours = folder / f"list-{entries}", f"/work/list-{entries}"
     theirs.mkdir()
-    names = [f"entry-{number:04d}.txt" for number in range(LISTED)]
+    names = [f"entry-{number:05d}.txt" for number in range(entries)]
     for name in names:
-        os_write(f"{theirs}/{name}", b"")
-    nx.write_batch((f"/work/list/{name}", b"") for name in names)
-    times = 20
+        (theirs / name).touch()
+    nx.write_batch((f"{ours}/{name}", b"") for name in names)
+    times = 20_000 // entries
     samples = interleave(
-        lambda _: each(nx.list, ["/work/list"] * times),
+        lambda _: each(nx.list, [ours] * times),
         lambda _: each(os.listdir, [str(theirs)] * times),
         plan.rounds,
     )
-    return compare(SECTION, "list 1,000 entries", samples, against="os.listdir", target=Target(3))
+    target = by_kernel(rust=Target(0.8), python=python)
+    return compare(
+        SECTION, f"list {entries:,} entries", samples, against="os.listdir", target=target
+    )
+
+
+def walking(plan: Plan, nx: NexusFilesystem, folder: Path) -> Row:
+    """List 10,000 files in 100 directories, all at once."""
+    base = folder / "walk"
+    for directory in range(WALKED_DIRECTORIES):
+        (base / f"{directory:03d}").mkdir(parents=True)
+        names = [f"{directory:03d}/{number:03d}.txt" for number in range(WALKED_FILES)]
+        for name in names:
+            (base / name).touch()
+        nx.write_batch((f"/walk/{name}", b"") for name in names)
+
+    def ours(_: int) -> float:
+        return timed(lambda: nx.list("/walk", recursive=True))
+
+    def plain(_: int) -> float:
+        return timed(lambda: [f"{top}/{name}" for top, _, names in os.walk(base) for name in names])
+
+    return compare(
+        SECTION,
+        f"walk {WALKED_DIRECTORIES * WALKED_FILES:,} files",
+        interleave(ours, plain, plan.few_rounds),
+        against="os.walk",
+        unit="ms",
+        target=by_kernel(rust=Target(1)),
+    )

@@ -11,16 +11,28 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import msgspec
 
-from benchmarks.harness import Measurement, Plan, Row, Target, announced, compare, interleave
+from benchmarks.harness import (
+    Measurement,
+    Plan,
+    Row,
+    Target,
+    announced,
+    by_kernel,
+    compare,
+    interleave,
+    single,
+)
 from nexus.sdk import connect
 
 SECTION = "startup"
 OPTIONAL = ("typer", "rich", "yaml", "hypothesis", "pytest")
 LIMIT_MS = 150
+OVER_BARE_MS = 50
 
 _BARE = "print('ready', flush=True)"
 _CONNECT = """
@@ -32,6 +44,9 @@ nx.close()
 """
 
 
+_READ = _CONNECT.replace("print(", 'nx.read("/file")\nprint(', 1)
+
+
 class OptionalDependencyLoadedError(Exception):
     """connect() loaded something that only an extra brings."""
 
@@ -40,7 +55,8 @@ def run(plan: Plan) -> list[Row]:
     """Return every row of this file."""
     folder = plan.folder(SECTION)
     existing, new = str(folder / "existing"), folder / "new"
-    connect({"data_dir": existing}).close()
+    with connect({"data_dir": existing}) as nx:
+        nx.write("/file", b"content")
 
     environment = dict(os.environ) | {"PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -51,6 +67,9 @@ def run(plan: Plan) -> list[Row]:
     def reopen(_: int) -> float:
         return time_to_ready(environment, _CONNECT, existing, ",".join(OPTIONAL))
 
+    def read(_: int) -> float:
+        return time_to_ready(environment, _READ, existing, ",".join(OPTIONAL))
+
     def create(_: int) -> float:
         shutil.rmtree(new, ignore_errors=True)
         return time_to_ready(environment, _CONNECT, str(new), ",".join(OPTIONAL))
@@ -59,6 +78,7 @@ def run(plan: Plan) -> list[Row]:
         return [
             _row(plan, "import nexus.sdk and connect()", reopen, bare),
             _row(plan, "the same, creating the data directory", create, bare),
+            _over_bare(plan, read, bare),
         ]
 
 
@@ -67,6 +87,15 @@ def _row(plan: Plan, name: str, measure: Measurement, bare: Measurement) -> Row:
     row = compare(SECTION, name, samples, against="bare python", unit="ms")
     limit = Target(LIMIT_MS, absolute=True)
     return msgspec.structs.replace(row, target=limit.text("ms"), ok=limit.holds(row.measured))
+
+
+def _over_bare(plan: Plan, measure: Measurement, bare: Measurement) -> Row:
+    samples = interleave(measure, bare, plan.rounds)
+    pairs = zip(samples.measured, samples.reference, strict=True)
+    over_ms = median(ours - theirs for ours, theirs in pairs) * 1e3
+    target = by_kernel(rust=Target(OVER_BARE_MS, absolute=True))
+    name = "import, connect() and a first read, over bare python"
+    return single(SECTION, name, "ms", over_ms, target=target)
 
 
 def time_to_ready(environment: dict[str, str], code: str, *arguments: str) -> float:
