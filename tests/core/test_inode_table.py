@@ -74,3 +74,24 @@ def test_what_lies_in_a_directory_whose_record_was_lost_stays_when_it_is_made_ag
     nx.mkdir("/d")
     table._cache.clear()
     assert nx.read("/d/a") == b"kept"
+
+
+def test_a_walk_that_asks_no_store_lists_what_is_there_now(nx: NexusFS) -> None:
+    def check() -> None:
+        stats = nx.list("/", recursive=True, details=True)  # from the store
+        assert nx.list("/", recursive=True) == [stat["path"] for stat in stats]
+
+    nx.write_batch((path, b"") for path in ("/d/a", "/d/k/b", "/d-/c", "/d/k-/d", "/e"))
+    for change in (
+        lambda: nx.write("/d/k/new/one", b""),
+        lambda: nx.sys_rename("/d/k", "/d/z"),
+        lambda: nx.sys_unlink("/d", recursive=True),
+        lambda: nx.mkdir("/e2"),
+        lambda: nx.sys_unlink("/e"),
+        lambda: nx.mkdir("/e/below"),
+        lambda: nx.sys_copy("/d-", "/e2"),
+    ):
+        check()
+        check()
+        change()
+    check()

@@ -32,7 +32,7 @@ import msgspec
 
 from nexus.contracts.errors import ConflictError, CorruptionError, InvalidArgumentError
 from nexus.contracts.file_events import FileEvent
-from nexus.contracts.metadata import DT_DIR, FileMetadata, Stat
+from nexus.contracts.metadata import DIRECTORY_TYPES, DT_DIR, FileMetadata, Stat
 from nexus.contracts.object_store import Extent
 from nexus.core.sealed_store import (
     CHAIN,
@@ -148,6 +148,7 @@ class InodeTable:
         self._cache_lock = ordered_lock(Level.THREAD)  # guards all below; single lookups go without
         self._cache: dict[str, Inode | None] = {}  # None: nothing is there
         self._listings: dict[str, list[str]] = {}
+        self._directories: dict[str, list[str]] = {}  # in some of the directories in _listings
         self._listed_names = 0
         self._possible: dict[str, set[str]] = {}
         self._possible_names = 0
@@ -208,17 +209,35 @@ class InodeTable:
         if names is not None:
             return names
         epoch = self._epoch
+        records = self._children_at_once(directory)
+        if records is None:
+            return None
+        names = self._names(directory, records)
+        self._remember_listing(directory, names, None, epoch)
+        return names
+
+    def child_directories(self, directory: str) -> list[str] | None:
+        """Return the sorted names of the directories in a directory; as :meth:`child_names`."""
+        directories = self._directories.get(directory)
+        if directories is not None:
+            return directories
+        epoch = self._epoch
+        records = self._children_at_once(directory)
+        if records is None:
+            return None
+        are = [r for r in records if decode_metadata(r).entry_type in DIRECTORY_TYPES]
+        directories = self._names(directory, are)
+        self._remember_listing(directory, self._names(directory, records), directories, epoch)
+        return directories
+
+    def _children_at_once(self, directory: str) -> list[Sealed] | None:
         prefix = self._children_prefix(directory)
         records = self.store.scan(prefix, limit=_LARGEST_CACHED_LISTING + 1)
-        if len(records) > _LARGEST_CACHED_LISTING:
-            return None
-        start = len(prefix)
-        names = [record.key[start:].decode() for record in records]
-        if self.store.cacheable:
-            with self._cache_lock:
-                if epoch == self._epoch and not self._committing:
-                    self._keep_listing_locked(directory, names)
-        return names
+        return None if len(records) > _LARGEST_CACHED_LISTING else records
+
+    def _names(self, directory: str, records: Iterable[Sealed]) -> list[str]:
+        start = len(self._children_prefix(directory))
+        return [record.key[start:].decode() for record in records]
 
     def children(self, directory: str, after: str = "") -> Iterator[tuple[str, Inode]]:
         """Yield (path, record) of a directory's entries in order, after the path ``after``."""
@@ -304,7 +323,19 @@ class InodeTable:
             del cache[next(iter(cache))]
         cache[path] = inode
 
+    def _remember_listing(
+        self, directory: str, names: list[str], directories: list[str] | None, epoch: int
+    ) -> None:
+        if not self.store.cacheable:
+            return
+        with self._cache_lock:
+            if epoch == self._epoch and not self._committing:
+                self._keep_listing_locked(directory, names)
+                if directories is not None:
+                    self._directories[directory] = directories
+
     def _keep_listing_locked(self, directory: str, names: list[str]) -> None:
+        self._forget_listing_locked(directory)
         self._listed_names += len(names)
         while self._listings and self._listed_names > CACHED_LISTING_NAMES:
             self._forget_listing_locked(next(iter(self._listings)))
@@ -314,6 +345,7 @@ class InodeTable:
         names = self._listings.pop(directory, None)
         if names is not None:
             self._listed_names -= len(names)
+            self._directories.pop(directory, None)
 
     def drop_cache(self) -> None:
         """Forget everything kept in memory."""
@@ -321,6 +353,7 @@ class InodeTable:
             self._epoch += 1
             self._cache.clear()
             self._listings.clear()
+            self._directories.clear()
             self._listed_names = 0
             self._possible.clear()
             self._possible_names = 0
@@ -413,6 +446,12 @@ class Change(NamedTuple):
     replaced: Inode | None
 
     @property
+    def moves(self) -> bool:
+        """Whether a name appears, disappears, or becomes another kind of entry."""
+        meta, replaced = self.meta, self.replaced
+        return meta is None or replaced is None or meta.entry_type != replaced.meta.entry_type
+
+    @property
     def makes_directory(self) -> bool:
         """Whether a directory appears, in which nothing can be yet."""
         meta = self.meta
@@ -420,8 +459,8 @@ class Change(NamedTuple):
 
 
 def _moved(changes: dict[str, Change]) -> list[tuple[str, Change]]:
-    """Return the changes by which a name appears or disappears."""
-    return [item for item in changes.items() if item[1].meta is None or item[1].replaced is None]
+    """Return the changes by which a name appears, disappears, or becomes another kind of entry."""
+    return [item for item in changes.items() if item[1].moves]
 
 
 class Transaction:

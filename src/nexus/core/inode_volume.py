@@ -177,6 +177,21 @@ class InodeVolume(TreeVolume):
     def names(self, relative: str) -> list[str] | None:
         return self.table.child_names(relative)
 
+    def paths(self, relative: str) -> list[str] | None:
+        found: list[str] = []
+        directories = [relative]
+        while directories:
+            directory = directories.pop()
+            below = self.table.child_directories(directory)
+            names = self.table.child_names(directory)
+            if below is None or names is None:
+                return None
+            directories += [join(directory, "/" + name) for name in below]
+            start = self.absolute(directory).rstrip("/") + "/"
+            found += [start + name for name in names]
+        found.sort()
+        return found
+
     def entries(self, relative: str, after: str = "") -> Iterator[Stat]:
         for path, inode in self.table.children(relative, after):
             yield self._build_stat(path, inode.meta, inode.revision)

@@ -43,12 +43,11 @@ class Listings:
 
     def page(self, volume: Volume, relative: str, query: Query) -> DirectoryPage:
         """Return one page of a directory of ``volume``, which is the one mounted there."""
-        path, limit, details = query.path, query.limit, query.details
-        if not (query.recursive or details or limit or query.after):
-            names = volume.names(relative)
-            if names is not None:
-                base = "/" if path == "/" else path + "/"
-                return DirectoryPage([base + name for name in names])
+        limit, details = query.limit, query.details
+        if not (details or limit or query.after):
+            paths = self._paths(volume, relative, query)
+            if paths is not None:
+                return DirectoryPage(paths)
         stats = self._stats(volume, relative, query)
         taken = list(stats if limit is None else islice(stats, limit))
         more = limit is not None and next(stats, None) is not None
@@ -56,9 +55,22 @@ class Listings:
             taken if details else map(_PATH, taken), taken[-1]["path"] if more else None
         )
 
+    def _paths(self, volume: Volume, relative: str, query: Query) -> list[str] | None:
+        """Return all paths at once where the volume has them without their stats, else None."""
+        if query.recursive:
+            shadowing = self._points_below(query)
+            return None if shadowing else volume.paths(relative)
+        names = volume.names(relative)
+        base = "/" if query.path == "/" else query.path + "/"
+        return None if names is None else [base + name for name in names]
+
+    def _points_below(self, query: Query) -> list[str]:
+        points = self._router.points_below(query.path, query.zone_id)
+        return [point for point in points if point != SYS_POINT]
+
     def _stats(self, volume: Volume, relative: str, query: Query) -> Iterator[Stat]:
-        path, zone_id, after = query.path, query.zone_id, query.after
-        points = [p for p in self._router.points_below(path, zone_id) if p != SYS_POINT]
+        zone_id, after = query.zone_id, query.after
+        points = self._points_below(query)
         start = relative_to(volume.point, after)
         if not query.recursive:
             stats = volume.entries(relative, start)

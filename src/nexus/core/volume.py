@@ -157,6 +157,13 @@ class Volume(ABC):
     def names(self, relative: str) -> list[str] | None:
         """Return the sorted names in a directory, or None when there are too many at once."""
 
+    def paths(self, relative: str) -> list[str] | None:
+        """Return the sorted absolute paths of everything beneath a directory, or None.
+
+        None where the volume does not know better than :meth:`subtree`.
+        """
+        return None
+
     @abstractmethod
     def entries(self, relative: str, after: str = "") -> Iterator[Stat]:
         """Yield the stats in a directory in order, after the volume path ``after``."""
