@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any, Generic, TypeVar, final
 
+from nexus.contracts.file_events import FileEvent
+from nexus.contracts.metadata import FileMetadata
 from nexus.core.router import RouteResult
+from nexus.core.sealed_store import Sealed
 
 __all__ = [
     "OrderedStore",
@@ -13,6 +16,10 @@ __all__ = [
     "StoreError",
     "VFSRouter",
     "create_store",
+    "decode_event",
+    "decode_metadata",
+    "encode_event",
+    "encode_metadata",
 ]
 
 _T = TypeVar("_T")
@@ -80,3 +87,7 @@ class OrderedStore:
     def close(self) -> None: ...
 
 def create_store(path: str | PathLike[str], identity: int) -> None: ...
+def encode_metadata(meta: FileMetadata, /) -> bytes: ...
+def decode_metadata(record: Sealed, /) -> FileMetadata: ...
+def encode_event(event: FileEvent, /) -> bytes: ...
+def decode_event(record: Sealed, /) -> FileEvent: ...
