@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any, Generic, TypeVar, final
 
+from nexus.contracts.file_events import FileEvent
+from nexus.contracts.metadata import FileMetadata
+from nexus.core.sealed_store import Sealed
+
 __all__ = [
     "OrderedStore",
     "RingBuffer",
@@ -13,6 +17,10 @@ __all__ = [
     "VFSRouter",
     "create_store",
     "normalize",
+    "decode_event",
+    "decode_metadata",
+    "encode_event",
+    "encode_metadata",
 ]
 
 _T = TypeVar("_T")
@@ -90,3 +98,7 @@ class OrderedStore:
 
 def create_store(path: str | PathLike[str], identity: int) -> None: ...
 def normalize(operation: str, path: str, /) -> str: ...
+def encode_metadata(meta: FileMetadata, /) -> bytes: ...
+def decode_metadata(record: Sealed, /) -> FileMetadata: ...
+def encode_event(event: FileEvent, /) -> bytes: ...
+def decode_event(record: Sealed, /) -> FileEvent: ...

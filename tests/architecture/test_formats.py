@@ -11,8 +11,9 @@ from nexus.contracts.errors import CorruptionError
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import DT_MOUNT, DT_REG, FileMetadata
 from nexus.contracts.metastore import Batch
-from nexus.core.inode_table import ParsedKey, decode_metadata, parse_key
+from nexus.core.inode_table import ParsedKey, parse_key
 from nexus.core.lock_manager import LockRecord
+from nexus.core.metadata_codec import decode_metadata
 from nexus.core.nexus_fs import NexusFS
 from nexus.core.sealed_store import Sealed, SealedStore
 from nexus.factory.data_directory import Descriptor

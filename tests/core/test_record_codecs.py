@@ -9,15 +9,15 @@ import pytest
 
 from nexus.contracts.errors import CorruptionError
 from nexus.contracts.file_events import FILE_WRITE, FileEvent
-from nexus.core.inode_table import (
+from nexus.core.inode_table import journal_records
+from nexus.core.lock_manager import LOCK_VERSION, LockRecord, decode_lock, encode_lock
+from nexus.core.metadata_codec import (
     EVENT_VERSION,
     METADATA_VERSION,
     decode_event,
     decode_metadata,
     encode_event,
-    journal_records,
 )
-from nexus.core.lock_manager import LOCK_VERSION, LockRecord, decode_lock, encode_lock
 from nexus.core.sealed_store import Mutation, Sealed, SealedStore, revision_key
 from nexus.storage.metastore.memory import MemoryMetastore
 

@@ -5,6 +5,8 @@
 
 pub mod commit_log;
 pub mod paths;
+pub mod metadata_codec;
+pub mod msgpack;
 pub mod ring_buffer;
 pub mod router;
 pub mod segment_record;

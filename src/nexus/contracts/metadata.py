@@ -29,6 +29,9 @@ DEFAULT_FILE_MODE = 0o644
 DEFAULT_DIRECTORY_MODE = 0o755
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+AttributeValue: TypeAlias = str | int | float | bool
+"""What a custom attribute may be."""
+
 Stat: TypeAlias = dict[str, Any]
 """What ``sys_stat`` returns; its keys are listed in docs/syscalls.md."""
 
@@ -54,8 +57,8 @@ class FileMetadata(msgspec.Struct, frozen=True, array_like=True, omit_defaults=F
     backend_name: str
     modified_by: str
     run_id: str | None = None
-    attributes: dict[str, Any] = {}
-    mount: dict[str, Any] | None = None
+    attributes: dict[str, AttributeValue] = {}
+    mount: dict[str, AttributeValue] | None = None
     first_version: int = 1
     """The version with which this file came to its path: over 1 where it was moved there."""
     channel_id: str | None = None

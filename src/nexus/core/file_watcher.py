@@ -32,7 +32,7 @@ from nexus.contracts.file_events import (
     UNMOUNT,
     FileEvent,
 )
-from nexus.core.inode_table import decode_event
+from nexus.core.primitives import decode_event
 from nexus.core.sealed_store import SCAN_PAGE, SealedStore, revision_key
 from nexus.lib.paths import is_below, parent
 from nexus.lib.steps import Steps

@@ -20,8 +20,9 @@ import msgspec
 from nexus.contracts.errors import ContentNotFoundError, CorruptionError, NexusError
 from nexus.contracts.metadata import FileMetadata
 from nexus.contracts.object_store import ContentStoreABC
-from nexus.core.inode_table import decode_metadata, parse_key
+from nexus.core.inode_table import parse_key
 from nexus.core.inode_volume import InodeVolume
+from nexus.core.metadata_codec import decode_metadata
 from nexus.core.record_check import LEAVES, UNREADABLE, Plan, Progress, RecordCheck
 from nexus.core.sealed_store import Head, Sealed, SealedStore
 from nexus.core.volume import Volume

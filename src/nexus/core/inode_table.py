@@ -26,14 +26,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import msgspec
-
-from nexus.contracts.errors import ConflictError, CorruptionError, InvalidArgumentError
+from nexus.contracts.errors import ConflictError
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import DIRECTORY_TYPES, DT_DIR, FileMetadata, Stat
 from nexus.contracts.object_store import Extent
+from nexus.core.metadata_codec import decode_metadata, encode_event, encode_metadata
+from nexus.core.primitives import decode_event
 from nexus.core.sealed_store import (
     CHAIN,
     Mutation,
@@ -45,18 +45,11 @@ from nexus.core.sealed_store import (
 from nexus.lib.lock_order import Level, ordered_lock
 from nexus.lib.paths import depth, name, parent
 
-METADATA_VERSION = b"\x01"
-EVENT_VERSION = b"\x01"
 CACHED_RECORDS = 1 << 16
 CACHED_LISTING_NAMES = 1 << 18
 _LARGEST_CACHED_LISTING = 1 << 14
 
-T = TypeVar("T")
 _UNKNOWN: Any = object()
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_metadata = msgspec.msgpack.Decoder(FileMetadata).decode
-_decode_file_event = msgspec.msgpack.Decoder(FileEvent).decode
 
 
 class Inode:
@@ -83,55 +76,6 @@ class Version(NamedTuple):
 
 def _key_part(text: str) -> bytes:
     return text.encode() + b"\0"
-
-
-def encode_metadata(meta: FileMetadata) -> bytes:
-    """Return the stored form of a record. Errors: InvalidArgumentError."""
-    return METADATA_VERSION + _encoded(meta)
-
-
-def _encoded(value: FileMetadata | FileEvent) -> bytes:
-    try:
-        return _encode(value)
-    except (UnicodeEncodeError, OverflowError, TypeError) as error:
-        # Identities and attributes come from callers: text with lone surrogates, huge numbers.
-        raise InvalidArgumentError("commit", None, f"cannot be stored: {error}") from error
-
-
-def decode_metadata(record: Sealed) -> FileMetadata:
-    """Return the metadata of a record. Errors: CorruptionError."""
-    return decode_versioned(record, METADATA_VERSION, f"record {record.key!r}", _decode_metadata)
-
-
-def encode_event(event: FileEvent) -> bytes:
-    """Return the stored form of a journal entry. Errors: InvalidArgumentError."""
-    return EVENT_VERSION + _encoded(event)
-
-
-def decode_event(record: Sealed) -> FileEvent:
-    """Return the event of a journal entry, with its position. Errors: CorruptionError."""
-    what = f"the journal entry of revision {record.revision}"
-    event = decode_versioned(record, EVENT_VERSION, what, _decode_file_event)
-    sequence = int.from_bytes(record.key[-4:], "big")
-    return msgspec.structs.replace(event, revision=record.revision, sequence=sequence)
-
-
-def decode_versioned(record: Sealed, version: bytes, what: str, decode: Callable[[bytes], T]) -> T:
-    """Return what a payload says after its codec version. Errors: CorruptionError."""
-    payload = record.payload
-    if payload[:1] != version:
-        raise CorruptionError(
-            "metastore",
-            None,
-            f"{what} has codec version {payload[:1].hex() or 'none'}",
-            hint="it was written by a newer release",
-        )
-    try:
-        return decode(payload[1:])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptionError(
-            "metastore", None, f"{what}: {error}", hint="run `nexus fsck`"
-        ) from error
 
 
 class InodeTable:

@@ -39,7 +39,7 @@ from nexus.contracts.lock_manager import (
     LockManagerABC,
     LockRequest,
 )
-from nexus.core.inode_table import decode_versioned
+from nexus.core.metadata_codec import decode_versioned
 from nexus.core.sealed_store import Mutation, Sealed, SealedStore, revision_key, revision_of
 from nexus.lib.lock_order import Level, ordered_lock
 from nexus.lib.semaphore import VFSSemaphore
@@ -394,4 +394,8 @@ def encode_lock(record: LockRecord) -> bytes:
 
 def decode_lock(record: Sealed) -> LockRecord:
     """Return what a record says of a hold. Errors: CorruptionError."""
-    return decode_versioned(record, LOCK_VERSION, f"the lock record {record.key!r}", _decode)
+    return decode_versioned(record, LOCK_VERSION, _as_lock, _decode)
+
+
+def _as_lock(record: Sealed) -> str:
+    return f"the lock record {record.key!r}"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from nexus.lib.native import chosen
 
 if TYPE_CHECKING or chosen().module is None:
+    from nexus.core.metadata_codec import decode_event
     from nexus.core.ring_buffer import RingBuffer
     from nexus.core.router import VFSRouter
 else:
-    from nexus._kernel import RingBuffer, VFSRouter
+    from nexus._kernel import RingBuffer, VFSRouter, decode_event
 
-__all__ = ["RingBuffer", "VFSRouter"]
+__all__ = ["RingBuffer", "VFSRouter", "decode_event"]

@@ -25,14 +25,10 @@ import msgspec
 from nexus.contracts.errors import CorruptionError
 from nexus.contracts.file_events import DIR_DELETE, FILE_DELETE, FILE_RENAME
 from nexus.contracts.metadata import DIRECTORY_TYPES
-from nexus.core.inode_table import (
-    OverlayTable,
-    ParsedKey,
-    decode_event,
-    decode_metadata,
-    parse_key,
-)
+from nexus.core.inode_table import OverlayTable, ParsedKey, parse_key
 from nexus.core.lock_manager import decode_lock
+from nexus.core.metadata_codec import decode_metadata
+from nexus.core.primitives import decode_event
 from nexus.core.sealed_store import Head, Sealed, SealedStore, revision_key, revision_of
 from nexus.core.tree_volume import TreeVolume
 from nexus.core.volume import Volume

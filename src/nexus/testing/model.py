@@ -406,8 +406,8 @@ class FilesystemModelMachine(RuleBasedStateMachine):
 
     # -- questions ----------------------------------------------------------------------------
 
-    @rule(path=PATHS, recursive=st.booleans(), limit=st.integers(1, 4))
-    def readdir(self, path: str, recursive: bool, limit: int) -> None:
+    @rule(path=PATHS, recursive=st.booleans(), limit=st.none() | st.integers(1, 4))
+    def readdir(self, path: str, recursive: bool, limit: int | None) -> None:
         def act() -> list[str]:
             page = self.nx.sys_readdir(self.base + path, recursive, limit)
             found = list(page)
