@@ -8,7 +8,9 @@ live and a token.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from nexus.contracts.context import OperationContext
 
@@ -21,7 +23,7 @@ MAX_TTL_S: Final = 86_400.0
 """The longest time to live: a forgotten lock is gone after a day."""
 
 
-class LockRequest(NamedTuple):
+class LockRequest(msgspec.Struct, frozen=True):
     """What is asked for. ``max_holders`` is for counting locks alone."""
 
     path: str
@@ -31,7 +33,7 @@ class LockRequest(NamedTuple):
     max_holders: int | None = None
 
 
-class LockHold(NamedTuple):
+class LockHold(msgspec.Struct, frozen=True, gc=False):
     """A granted lock. Times are seconds since the Unix epoch.
 
     ``token`` is the fencing token: the revision of the commit that granted the lock, so it is
@@ -51,7 +53,7 @@ class LockHold(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as calls and views show them."""
-        return self._asdict()
+        return msgspec.structs.asdict(self)
 
 
 class LockId(str):

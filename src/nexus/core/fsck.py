@@ -117,7 +117,7 @@ class Checker:
 
     def _weigh(self, plan: Plan, before: Head, after: Head) -> None:
         """Tell losses from what was mended, by the totals of what was committed."""
-        if after[1:3] == before[1:3]:
+        if after.totals == before.totals:
             # Every record is as it was committed, whatever its damaged key or neighbours suggested.
             for finding in self._findings:
                 if finding.does != LEAVES:

@@ -293,11 +293,21 @@ class HookedCalls:
 
     # -- locks and watches --------------------------------------------------------------------
 
+    def lock(self, request: LockRequest, lock_id: str | None, timeout_s: float) -> LockId | None:
+        return run(self.locking(request, lock_id, timeout_s))
+
     def locking(
         self, request: LockRequest, lock_id: str | None, timeout_s: float
     ) -> Steps[LockId | None]:
-        path, who, mode, ttl_s, max_holders = request
-        ctx = LockContext(path, who, mode, ttl_s, max_holders, lock_id, timeout_s)
+        ctx = LockContext(
+            request.path,
+            request.context,
+            request.mode,
+            request.ttl_s,
+            request.max_holders,
+            lock_id,
+            timeout_s,
+        )
         return self._dispatch.steps(LOCK, ctx, self._locking)
 
     def _locking(self, ctx: LockContext) -> Steps[LockId | None]:
@@ -363,6 +373,7 @@ class EntryPoints:
         self.rename = hooked.rename if RENAME in live else tree.rename
         self.copy = hooked.copy if COPY in live else tree.copy
         self.readdir = hooked.readdir if READDIR in live else tree.readdir
+        self.lock = hooked.lock if LOCK in live else waiting.lock
         self.locking = hooked.locking if LOCK in live else waiting.locking
         self.unlock = hooked.unlock if UNLOCK in live else waiting.unlock
         self.watching = hooked.watching if WATCH in live else waiting.watching

@@ -47,6 +47,8 @@ from nexus.lib.semaphore import VFSSemaphore
 PREFIX: Final = b"L"
 LOCK_VERSION: Final = b"\x01"
 _STRIPES: Final = 64
+_MODES: Final = (EXCLUSIVE, SHARED, COUNTING)
+_NUMBERS: Final = (int, float)
 _ANY_NUMBER: Final = 1 << 31
 _LONGEST_WAIT_S: Final = 1e9
 
@@ -119,9 +121,10 @@ class LocalLockManager(LockManagerABC):
                 if lock_id not in live:
                     return None
                 record = _record_of(request, lock_id, self._clock_ns(), live[lock_id])
-                known = {i: h for i, h in self._holds.get(name, {}).items() if i in live}
+                listed = self._holds.get(name, {})
+                known = {i: h for i, h in listed.items() if i in live} if listed else listed
                 mutation = Mutation()
-                if name in self._stale or len(known) < len(self._holds.get(name, ())):
+                if name in self._stale or len(known) < len(listed):
                     for ended in self._ended(name, live):
                         mutation.delete(ended)
                 mutation.put_at_revision(_prefix(name), encode_lock(record))
@@ -155,7 +158,7 @@ class LocalLockManager(LockManagerABC):
             mutation = Mutation()
             mutation.put(record.key, encode_lock(changed), record)
             self._store.commit(mutation, durable=self._durable)
-            hold = hold._replace(expires_at=expires_at_ns / 1e9)
+            hold = msgspec.structs.replace(hold, expires_at=expires_at_ns / 1e9)
             self._holds[name] = self._holds[name] | {lock_id: hold}
             return hold
 
@@ -322,7 +325,7 @@ def _name_of(key: bytes) -> str:
 def _terms(request: LockRequest, timeout_s: float) -> tuple[int, int, int]:
     """Return max_holders, timeout_ms and ttl_ms. Errors: InvalidArgumentError."""
     path, mode, limit = request.path, request.mode, request.max_holders
-    if mode not in (EXCLUSIVE, SHARED, COUNTING):
+    if mode not in _MODES:
         raise _bad(path, f"mode is {shown(mode)}; there are exclusive, shared and counting")
     if mode == COUNTING:
         if type(limit) is not int or not 1 <= limit < _ANY_NUMBER:
@@ -339,7 +342,7 @@ def _terms(request: LockRequest, timeout_s: float) -> tuple[int, int, int]:
 
 
 def _number(path: str, what: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         raise _bad(path, f"{what} is {shown(value)}, not a number of seconds")
     return value
 

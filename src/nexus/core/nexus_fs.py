@@ -271,7 +271,7 @@ class NexusFS(NexusFilesystem):
         context: OperationContext | None = None,
     ) -> LockId | None:
         request = self._lock_request(path, mode, ttl, max_holders, context)
-        return run(self._entry.locking(request, lock_id, timeout))
+        return self._entry.lock(request, lock_id, timeout)
 
     async def _lock_async(
         self,

@@ -26,8 +26,9 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import xxhash
 
 from nexus.contracts.errors import (
@@ -53,7 +54,7 @@ CHAIN = b"A"
 _FSCK_HINT = "run `nexus fsck`; `nexus fsck --repair` restores what has a second copy"
 
 
-class Sealed(NamedTuple):
+class Sealed(msgspec.Struct, frozen=True, gc=False):
     """A verified record: payload, the zone revision that wrote it, and its seal."""
 
     key: bytes
@@ -62,7 +63,7 @@ class Sealed(NamedTuple):
     seal: int
 
 
-class Head(NamedTuple):
+class Head(msgspec.Struct, frozen=True, gc=False):
     """The totals of the store as of a revision."""
 
     revision: int = 0
@@ -71,6 +72,17 @@ class Head(NamedTuple):
     journal_start: int = 1
     chain_end: int = 0
     """The revision of the newest commit with a record of its own; 0 for none."""
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """What a loss of records, or a damaged one, changes."""
+        return self.records, self.seal_sum
+
+    def packed(self) -> bytes:
+        """Return the payload of the head record."""
+        return _HEAD.pack(
+            self.revision, self.records, self.seal_sum, self.journal_start, self.chain_end
+        )
 
 
 Chain = Callable[[Sequence[Any], int, bytes], bytes]
@@ -81,28 +93,22 @@ Tap = Callable[[Sequence[Any]], Callable[[int], None] | None]
 """Told of what is about to be committed; returns what to call with its revision, in order."""
 
 
-class Mutation:
+class Mutation(msgspec.Struct):
     """What one commit changes. Built by one thread, then handed to :meth:`SealedStore.commit`.
 
     ``replaced`` is the record that a put or a delete finds there, as read before, or None.
     """
 
-    __slots__ = (
-        *("at_revision", "chain", "deletes", "journal_start", "on_committed", "puts", "reclaim"),
-        "required",
-    )
-
-    def __init__(self, *, reclaim: bool = False) -> None:
-        self.on_committed: Callable[[int], None] | None = None
-        """Called with the revision, in commit order, before the next commit: it takes no turn."""
-        self.chain: Callable[[int, bytes], bytes] | None = None
-        """Makes the record of this commit from its revision and the record before."""
-        self.puts: list[tuple[bytes, bytes, Sealed | None]] = []
-        self.deletes: list[Sealed] = []
-        self.at_revision: list[tuple[bytes, bytes, bytes]] = []
-        self.required: list[tuple[bytes, ConflictError]] = []
-        self.journal_start: int | None = None
-        self.reclaim = reclaim
+    reclaim: bool = False
+    on_committed: Callable[[int], None] | None = None
+    """Called with the revision, in commit order, before the next commit: it takes no turn."""
+    chain: Callable[[int, bytes], bytes] | None = None
+    """Makes the record of this commit from its revision and the record before."""
+    puts: list[tuple[bytes, bytes, Sealed | None]] = []
+    deletes: list[Sealed] = []
+    at_revision: list[tuple[bytes, bytes, bytes]] = []
+    required: list[tuple[bytes, ConflictError]] = []
+    journal_start: int | None = None
 
     def put(self, key: bytes, payload: bytes, replaced: Sealed | None) -> None:
         """Write a record."""
@@ -121,16 +127,13 @@ class Mutation:
         self.at_revision.append((prefix, payload, suffix))
 
 
-class _Ticket:
-    __slots__ = ("done", "durable", "error", "mutation", "revision", "written")
-
-    def __init__(self, mutation: Mutation, durable: bool) -> None:
-        self.mutation = mutation
-        self.durable = durable
-        self.done = False
-        self.error: NexusError | None = None
-        self.revision = 0
-        self.written: list[Sealed] = []
+class _Ticket(msgspec.Struct):
+    mutation: Mutation
+    durable: bool
+    done: bool = False
+    error: NexusError | None = None
+    revision: int = 0
+    written: list[Sealed] = []
 
 
 def revision_key(revision: int) -> bytes:
@@ -308,9 +311,9 @@ class SealedStore:
                 records += 1
                 total += record.seal
         head = Head(revision, records, total & _MASK, revision + 1, chain_end)
-        if before is not None and head[:3] == before[:3]:
-            head = before
-        value, _ = _seal(_HEAD_KEY, _HEAD.pack(*head), revision_key(head.revision))
+        if before is not None and head.revision == before.revision:
+            head = before if head.totals == before.totals else head
+        value, _ = _seal(_HEAD_KEY, head.packed(), revision_key(head.revision))
         self._store.commit(Batch([(_HEAD_KEY, value)]), durable=True)
         self._head = None
         for callback in self._on_uncertain:
@@ -350,7 +353,7 @@ class SealedStore:
             else:
                 payload = self._open(_HEAD_KEY, found[0]).payload
                 fields = _HEAD.unpack(payload.ljust(_HEAD.size, b"\0"))  # early ones have fewer
-                self._head, self._head_version = Head._make(fields), found[1]
+                self._head, self._head_version = Head(*fields), found[1]
         return self._head
 
     def _link_locked(self, revision: int) -> bytes:
@@ -391,22 +394,24 @@ class SealedStore:
 
     def _try_group_locked(self, tickets: list[_Ticket]) -> NexusError | None:
         """Commit them; return what refused all of them, not what each one failed by itself."""
-        error: NexusError | None = None
         try:
             self._apply_locked(tickets)
-        except NexusError as caught:
-            error = caught
+            return None
+        except NexusError as error:
             self._head = None
             if not isinstance(error, NoSpaceError | ConflictError):
                 for callback in self._on_uncertain:
                     callback()
-        for ticket in tickets:
-            ticket.error = error or ticket.error
-        return error
+            for ticket in tickets:
+                ticket.error = error
+            return error
 
     def _apply_locked(self, tickets: list[_Ticket]) -> None:
-        head = self._load_head_locked()
-        revision, records, total, start, chain_end = head
+        head = self._head
+        if head is None:
+            head = self._load_head_locked()
+        revision, records, total = head.revision, head.records, head.seal_sum
+        start, chain_end = head.journal_start, head.chain_end
         puts: dict[bytes, bytes] = {}
         deletes: dict[bytes, None] = {}
         durable = False
@@ -415,9 +420,11 @@ class SealedStore:
         committed = 0
         for ticket in tickets:
             mutation = ticket.mutation
-            ticket.error = self._unmet(mutation, puts, deletes)
-            if ticket.error is not None:
-                continue
+            ticket.error = None
+            if mutation.required:
+                ticket.error = self._unmet(mutation, puts, deletes)
+                if ticket.error is not None:
+                    continue
             committed += 1
             revision += 1
             ticket.revision = revision
@@ -432,7 +439,8 @@ class SealedStore:
                 total -= record.seal
             for key, payload, replaced in mutation.puts:
                 puts[key], seal = _seal(key, payload, at)
-                deletes.pop(key, None)
+                if deletes:
+                    deletes.pop(key, None)
                 ticket.written.append(Sealed(key, payload, revision, seal))
                 if replaced is None:
                     records += 1
@@ -447,15 +455,17 @@ class SealedStore:
             if mutation.chain is not None:
                 previous = self._link_locked(chain_end) if link is None else link
                 link = mutation.chain(revision, previous)
-                puts[CHAIN + at], seal = _seal(CHAIN + at, link, at)
+                key = CHAIN + at
+                puts[key], seal = _seal(key, link, at)
                 records += 1
                 total += seal
                 chain_end = revision
-            start = max(start, mutation.journal_start or start)
+            if mutation.journal_start is not None:
+                start = max(start, mutation.journal_start)
         if not committed:
             return
         new = Head(revision, records, total & _MASK, start, chain_end)
-        puts[_HEAD_KEY], _ = _seal(_HEAD_KEY, _HEAD.pack(*new), _REVISION.pack(revision))
+        puts[_HEAD_KEY], _ = _seal(_HEAD_KEY, new.packed(), at)
         self._head_version = self._store.commit(
             Batch(list(puts.items()), list(deletes)),
             (Condition(_HEAD_KEY, self._head_version),),

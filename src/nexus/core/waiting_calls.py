@@ -26,20 +26,29 @@ class WaitingCalls:
         self.locks = locks
         self.watcher = watcher
 
+    def lock(self, request: LockRequest, lock_id: str | None, timeout_s: float) -> LockId | None:
+        """Acquire a lock, or extend the held one that ``lock_id`` names. Errors: as sys_lock."""
+        _zone_of("lock", request.path, request.context)
+        if lock_id is not None:
+            return self._extended(request, lock_id)
+        return _id_of(self.locks.acquire(request, timeout_s))
+
     def locking(
         self, request: LockRequest, lock_id: str | None, timeout_s: float
     ) -> Steps[LockId | None]:
-        """Acquire a lock, or extend the held one that ``lock_id`` names. Errors: as sys_lock."""
+        """As :meth:`lock`, for a thread or a task."""
         locks = self.locks
         _zone_of("lock", request.path, request.context)
         if lock_id is not None:
-            _check_lock_id("lock", request.path, lock_id)
-            return _id_of(locks.extend(request, lock_id))
+            return self._extended(request, lock_id)
         hold = yield from step(
             lambda: locks.acquire(request, timeout_s),
             lambda: locks.acquire_async(request, timeout_s),
         )
         return _id_of(hold)
+
+    def _extended(self, request: LockRequest, lock_id: object) -> LockId | None:
+        return _id_of(self.locks.extend(request, _lock_id("lock", request.path, lock_id)))
 
     def unlock(
         self, path: str, context: OperationContext, lock_id: str | None, force: bool
@@ -50,8 +59,7 @@ class WaitingCalls:
             return self.locks.force_release(zone_id, path) > 0
         if lock_id is None:
             raise InvalidArgumentError("unlock", path, "neither lock_id nor force is given")
-        _check_lock_id("unlock", path, lock_id)
-        return self.locks.release(zone_id, path, lock_id)
+        return self.locks.release(zone_id, path, _lock_id("unlock", path, lock_id))
 
     def watching(
         self,
@@ -92,9 +100,10 @@ def _zone_of(operation: str, path: str, context: OperationContext) -> str:
     return zone_id
 
 
-def _check_lock_id(operation: str, path: str, lock_id: object) -> None:
+def _lock_id(operation: str, path: str, lock_id: object) -> str:
     if not isinstance(lock_id, str):
         raise InvalidArgumentError(operation, path, f"lock_id is {shown(lock_id)}, not text")
+    return lock_id
 
 
 def _id_of(hold: LockHold | None) -> LockId | None:

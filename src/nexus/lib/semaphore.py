@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from nexus.contracts.errors import ClosedError, InvalidArgumentError
 from nexus.contracts.protocols.semaphore import SemaphoreInfo
@@ -31,12 +33,12 @@ from nexus.lib.waiting import Waiter, WaitQueue
 _NS_PER_MS: Final = 1_000_000
 
 
-class _Request(NamedTuple):
+class _Request(msgspec.Struct, frozen=True, gc=False):
     max_holders: int
     ttl_ms: int
 
 
-class _Holder(NamedTuple):
+class _Holder(msgspec.Struct, frozen=True, gc=False):
     max_holders: int
     expires_at_ns: int
 
@@ -94,12 +96,10 @@ class VFSSemaphore:
         with self._mutex:
             if self._closed:
                 raise ClosedError("semaphore", None, "it is closed")
-            entry = self._names.get(name)
+            now_ns = self._clock_ns()
+            entry = self._live_locked(name, now_ns)
             if entry is None:
                 entry = self._names[name] = _Name()
-            now_ns = self._clock_ns()
-            self._serve_locked(name, entry, now_ns)
-            self._names[name] = entry
             if not entry.queue and self._admits(entry, request):
                 return self._grant_locked(entry, request, now_ns)
             if not timeout_ms:
@@ -118,46 +118,46 @@ class VFSSemaphore:
 
     def release(self, name: str, holder_id: str) -> bool:
         with self._mutex:
-            entry = self._live_locked(name)
+            now_ns = self._clock_ns()
+            entry = self._live_locked(name, now_ns)
             if entry is None or entry.holders.pop(holder_id, None) is None:
                 return False
-            self._serve_locked(name, entry, self._clock_ns())
+            self._serve_locked(name, entry, now_ns)
             return True
 
     def extend(self, name: str, holder_id: str, ttl_ms: int) -> bool:
         _check(name, "ttl_ms", ttl_ms, 1)
         with self._mutex:
-            entry = self._live_locked(name)
+            now_ns = self._clock_ns()
+            entry = self._live_locked(name, now_ns)
             if entry is None or holder_id not in entry.holders:
                 return False
-            expires_at_ns = self._clock_ns() + ttl_ms * _NS_PER_MS
-            holder = entry.holders[holder_id]._replace(expires_at_ns=expires_at_ns)
-            self._put_locked(entry, holder_id, holder)
+            expires_at_ns = now_ns + ttl_ms * _NS_PER_MS
+            holder = entry.holders[holder_id]
+            self._put_locked(entry, holder_id, _Holder(holder.max_holders, expires_at_ns))
             if entry.queue:
                 entry.queue.nudge()
             return True
 
     def force_release(self, name: str) -> int:
         with self._mutex:
-            entry = self._live_locked(name)
+            now_ns = self._clock_ns()
+            entry = self._live_locked(name, now_ns)
             if entry is None:
                 return 0
             count = len(entry.holders)
             entry.holders.clear()
-            self._serve_locked(name, entry, self._clock_ns())
+            self._serve_locked(name, entry, now_ns)
             return count
 
     def info(self, name: str) -> SemaphoreInfo | None:
         with self._mutex:
-            entry = self._live_locked(name)
+            entry = self._live_locked(name, self._clock_ns())
             if entry is None or not entry.holders:
                 return None
-            return SemaphoreInfo(
-                name,
-                min(holder.max_holders for holder in entry.holders.values()),
-                {holder_id: holder.expires_at_ns for holder_id, holder in entry.holders.items()},
-                len(entry.queue) if entry.queue else 0,
-            )
+            expiries = {i: holder.expires_at_ns for i, holder in entry.holders.items()}
+            waiting = 0 if entry.queue is None else len(entry.queue)
+            return SemaphoreInfo(name, _least(entry.holders), expiries, waiting)
 
     def close(self) -> None:
         """End every wait with ClosedError, and refuse to grant any more. Idempotent."""
@@ -172,27 +172,32 @@ class VFSSemaphore:
     def _look(self, name: str) -> float | None:
         """End what has expired, grant what can be; return the seconds to the next expiry."""
         with self._mutex:
-            entry = self._live_locked(name)
+            now_ns = self._clock_ns()
+            entry = self._live_locked(name, now_ns)
             if entry is None or not entry.holders:
                 return None
             first = min(holder.expires_at_ns for holder in entry.holders.values())
-            return (first - self._clock_ns()) / 1e9
+            return (first - now_ns) / 1e9
 
     def _left(self, name: str) -> None:
         """Let those go on who stood behind a waiter that left."""
         with self._mutex:
-            entry = self._live_locked(name)
+            entry = self._live_locked(name, self._clock_ns())
             if entry is not None and entry.queue:
                 entry.queue.nudge()
 
-    def _live_locked(self, name: str) -> _Name | None:
+    def _live_locked(self, name: str, now_ns: int) -> _Name | None:
+        """Return a name once it is served, or None where nobody holds it or waits for it."""
         entry = self._names.get(name)
-        if entry is not None:
-            self._serve_locked(name, entry, self._clock_ns())
+        if entry is None or not self._serve_locked(name, entry, now_ns):
+            return None
         return entry
 
-    def _serve_locked(self, name: str, entry: _Name, now_ns: int) -> None:
-        """Drop expired holds, then grant waiters, in order, as far as there is room."""
+    def _serve_locked(self, name: str, entry: _Name, now_ns: int) -> bool:
+        """Drop expired holds, then grant waiters, in order, as far as there is room.
+
+        Returns whether anybody is left; a name that nobody holds or waits for is forgotten.
+        """
         if entry.holders and now_ns >= entry.first_expiry_ns:
             live = {i: h for i, h in entry.holders.items() if h.expires_at_ns > now_ns}
             entry.holders = live
@@ -203,8 +208,10 @@ class VFSSemaphore:
                 granted |= self._grant_waiter_locked(entry, waiter, now_ns)
             if granted:
                 entry.queue.nudge()
-        if not entry.holders and not entry.queue:
-            self._names.pop(name, None)
+        if entry.holders or entry.queue:
+            return True
+        self._names.pop(name, None)
+        return False
 
     def _grant_waiter_locked(self, entry: _Name, waiter: Waiter[str], now_ns: int) -> bool:
         holder_id = os.urandom(16).hex()
@@ -230,8 +237,12 @@ class VFSSemaphore:
         holders = entry.holders
         if not holders:
             return True
-        least = min(holder.max_holders for holder in holders.values())
-        return len(holders) < min(least, request.max_holders)
+        return len(holders) < min(_least(holders), request.max_holders)
+
+
+def _least(holders: Mapping[str, _Holder]) -> int:
+    """Return how many holders there may be beside the one among them that bears fewest."""
+    return min([holder.max_holders for holder in holders.values()])
 
 
 def _check(name: str, what: str, value: int, least: int) -> None:

@@ -6,6 +6,9 @@ ordered store does. Unix counterpart: tmpfs. It holds no notion of durability: s
 Invariants: those of :class:`nexus.contracts.metastore.MetastoreABC`, 1 to 4 for the life of the
 object.
 
+Keys are put in order by the scan that needs them: most commits come without one in between, and a
+key that has gone again by then is never sorted at all.
+
 Locks: one, held for the length of every call, so a reader sees all of a commit or none.
 """
 
@@ -15,7 +18,7 @@ import threading
 from collections.abc import Sequence
 from itertools import islice
 
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedList
 
 from nexus.contracts.errors import ClosedError
 from nexus.contracts.metastore import (
@@ -36,21 +39,27 @@ class MemoryMetastore(MetastoreABC):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entries: SortedDict = SortedDict()  # key -> (value, version); guard: _lock
-        self._revision = 0  # guard: _lock
-        self._closed = False  # guard: _lock
+        # All guarded by _lock. _keys has the keys of _entries as of the last scan, and the two sets
+        # say what it lacks and what it has too much.
+        self._entries: dict[bytes, tuple[bytes, int]] = {}
+        self._keys: SortedList = SortedList()
+        self._added: set[bytes] = set()
+        self._removed: set[bytes] = set()
+        self._revision = 0
+        self._closed = False
 
     def get(self, key: bytes) -> tuple[bytes, int] | None:
         """Return ``(value, version)``, or None. Errors: ClosedError."""
         with self._lock:
-            self._check_open_locked("get")
-            found: tuple[bytes, int] | None = self._entries.get(key)
-            return found
+            if self._closed:
+                raise _closed("get")
+            return self._entries.get(key)
 
     def get_many(self, keys: Sequence[bytes]) -> list[tuple[bytes, int] | None]:
         """Return one answer a key, all of one moment. Errors: ClosedError."""
         with self._lock:
-            self._check_open_locked("get_many")
+            if self._closed:
+                raise _closed("get_many")
             return [self._entries.get(key) for key in keys]
 
     def scan(
@@ -59,10 +68,12 @@ class MemoryMetastore(MetastoreABC):
         """Return up to ``limit`` entries in key order. Errors: ClosedError."""
         lower, includes_lower, upper = scan_range(prefix, after, before)
         with self._lock:
-            self._check_open_locked("scan")
+            if self._closed:
+                raise _closed("scan")
             if limit <= 0 or (upper is not None and upper <= lower):
                 return []
-            keys = self._entries.irange(lower, upper, inclusive=(includes_lower, False))
+            self._sort_locked()
+            keys = self._keys.irange(lower, upper, inclusive=(includes_lower, False))
             return [StoredEntry(key, *self._entries[key]) for key in islice(keys, limit)]
 
     def commit(
@@ -75,28 +86,35 @@ class MemoryMetastore(MetastoreABC):
     ) -> int:
         """Apply the batch; return the new revision. Errors: ConflictError, ClosedError."""
         with self._lock:
-            self._check_open_locked("commit")
+            if self._closed:
+                raise _closed("commit")
             for condition in conditions:
                 found = self._entries.get(condition.key)
                 version = found[1] if found is not None else 0
                 if version != condition.version:
                     raise conflict_error(condition, version)
-            self._revision += 1
+            self._revision = revision = self._revision + 1
+            entries = self._entries
             for key in batch.deletes:
-                self._entries.pop(key, None)
+                if entries.pop(key, None) is not None:
+                    _move(key, self._added, self._removed)
             for key, value in batch.puts:
-                self._entries[key] = (value, self._revision)
-            return self._revision
+                if key not in entries:
+                    _move(key, self._removed, self._added)
+                entries[key] = (value, revision)
+            return revision
 
     def sync(self) -> None:
         """Do nothing: nothing here survives the process. Errors: ClosedError."""
         with self._lock:
-            self._check_open_locked("sync")
+            if self._closed:
+                raise _closed("sync")
 
     def revision(self) -> int:
         """Return the revision of the last commit. Errors: ClosedError."""
         with self._lock:
-            self._check_open_locked("revision")
+            if self._closed:
+                raise _closed("revision")
             return self._revision
 
     def close(self) -> None:
@@ -104,7 +122,26 @@ class MemoryMetastore(MetastoreABC):
         with self._lock:
             self._closed = True
             self._entries.clear()
+            self._added.clear()
+            self._removed.clear()
+            self._keys.clear()
 
-    def _check_open_locked(self, operation: str) -> None:
-        if self._closed:
-            raise ClosedError(operation, None, "the metastore is closed")
+    def _sort_locked(self) -> None:
+        for key in self._removed:
+            self._keys.remove(key)
+        self._removed.clear()
+        if self._added:
+            self._keys.update(self._added)
+            self._added.clear()
+
+
+def _closed(operation: str) -> ClosedError:
+    return ClosedError(operation, None, "the metastore is closed")
+
+
+def _move(key: bytes, undone: set[bytes], done: set[bytes]) -> None:
+    """Note that a key was added, or removed; where the opposite was noted, both are void."""
+    if key in undone:
+        undone.remove(key)
+    else:
+        done.add(key)
