@@ -16,11 +16,11 @@ __all__ = [
     "StoreError",
     "VFSRouter",
     "create_store",
-    "normalize",
     "decode_event",
     "decode_metadata",
     "encode_event",
     "encode_metadata",
+    "normalize",
 ]
 
 _T = TypeVar("_T")

@@ -4,9 +4,9 @@
 //! Only `py`, the thin binding behind the feature `python`, knows Python; it is `nexus._kernel`.
 
 pub mod commit_log;
-pub mod paths;
 pub mod metadata_codec;
 pub mod msgpack;
+pub mod paths;
 pub mod ring_buffer;
 pub mod router;
 pub mod segment_record;

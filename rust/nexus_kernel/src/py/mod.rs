@@ -1,7 +1,7 @@
 //! `nexus._kernel`: the binding. It converts arguments and answers and decides nothing.
 
-mod paths;
 mod metadata_codec;
+mod paths;
 mod ring_buffer;
 mod router;
 mod segment_record;
@@ -12,9 +12,9 @@ use pyo3::pymodule;
 #[pymodule(name = "_kernel")]
 mod kernel {
     #[pymodule_export]
-    use super::paths::normalize;
-    #[pymodule_export]
     use super::metadata_codec::{decode_event, decode_metadata, encode_event, encode_metadata};
+    #[pymodule_export]
+    use super::paths::normalize;
     #[pymodule_export]
     use super::ring_buffer::RingBuffer;
     #[pymodule_export]
