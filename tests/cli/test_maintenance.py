@@ -47,7 +47,10 @@ def test_fsck_reports_a_directory_that_cannot_be_opened(nexus):
     assert (failed.code, failed.json["ok"]) == (1, False)
 
 
-def test_fsck_of_a_metastore_with_a_damaged_page_says_how_to_rebuild_it_and_does(nexus):
+def test_fsck_of_a_metastore_with_a_damaged_page_says_how_to_rebuild_it_and_does(
+    nexus, monkeypatch
+):
+    monkeypatch.setenv("NEXUS_METASTORE", "sqlite")
     nexus.ok("write", "/a", "hello")
     metastore = nexus.data_dir / "meta.db"
     data = bytearray(metastore.read_bytes())
@@ -90,6 +93,8 @@ def checks(answer):
 def test_doctor_of_a_directory_that_is_not_there_creates_nothing(nexus):
     found = checks(nexus.ok("doctor", "--json"))
     assert "not there yet" in found["data directory"]["detail"]
+    best = "redb (the default with" if native.chosen().module else "sqlite (the default without"
+    assert found["metastore"]["detail"] == f"{best} the Rust kernel)"
     assert not nexus.data_dir.exists()
 
 
@@ -101,6 +106,16 @@ def test_doctor_of_a_sound_installation(nexus):
     assert found["kernel"]["detail"] == f"{kernel.name} implementations: {kernel.reason}"
     assert set(found) >= {"python", "platform", "owner", "metastore", "durability", "disk space"}
     assert all(line.startswith("ok    ") for line in nexus.ok("doctor").lines)
+
+
+def test_doctor_says_which_metastore_it_is_and_why(nexus, monkeypatch):
+    monkeypatch.setenv("NEXUS_METASTORE", "sqlite")
+    detail = checks(nexus.ok("doctor", "--json"))["metastore"]["detail"]
+    assert detail == "sqlite (asked for by the configuration)"
+    nexus.ok("write", "/a", "1")
+    monkeypatch.delenv("NEXUS_METASTORE")
+    detail = checks(nexus.ok("doctor", "--json"))["metastore"]["detail"]
+    assert detail.startswith("sqlite (recorded in nexus.json); opens")
 
 
 def test_doctor_fails_on_a_bad_configuration(nexus, monkeypatch):

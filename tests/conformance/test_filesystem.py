@@ -39,7 +39,7 @@ class TestDirectoryInMemory(FilesystemSuite):
 
 class TestSqliteAndLocalDisk(FilesystemSuite):
     def make(self, tmp_path: Path) -> tuple[NexusFilesystem, str]:
-        return on_disk(tmp_path / "data"), ""
+        return connect({"data_dir": str(tmp_path / "data"), "metastore": "sqlite"}), ""
 
 
 @pytest.mark.skipif(

@@ -7,10 +7,9 @@ import json
 import os
 import random
 import shutil
-import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +22,16 @@ from nexus.contracts.errors import (
     CorruptionError,
     PathNotFoundError,
 )
+from nexus.contracts.metastore import Batch, MetastoreABC
 from nexus.core.fsck import FsckReport
 from nexus.core.inode_volume import InodeVolume
 from nexus.core.nexus_fs import NexusFS
 from nexus.factory.boot import Settings, boot
+from nexus.factory.data_directory import read_descriptor
 from nexus.factory.drivers import LABEL_KEY, VolumeLabel
+from nexus.factory.metastores import AUTO, FILES, metastore_class
 from nexus.lib.content_id import object_id_of
+from nexus.lib.disk import Disk
 from nexus.lib.manifest import Manifest
 from nexus.sdk import NexusFilesystem, fsck
 from nexus.testing.damage import find_object, flip_bit, lose_object
@@ -36,11 +39,11 @@ from nexus.testing.damage import find_object, flip_bit, lose_object
 CHUNKED_BYTES = (1 << 20) + 5000
 START_NS = 1_700_000_000 * 10**9
 MISSING = "missing"
-RESERVE = "meta.db.reserve"
-FLIPS = int(os.environ.get("NEXUS_SWEEP_FLIPS", "160"))
+FLIPS = int(os.environ.get("NEXUS_SWEEP_FLIPS", "120"))
 SEED = os.environ.get("NEXUS_SWEEP_SEED", "1")
 LARGE_BYTES = 60_000
-WEIGHTS = {"meta.db": 12, "meta.db-wal": 8}
+WEIGHTS = {"meta.db": 12, "meta.db-wal": 8, "meta.redb": 12, "meta.redb.log": 8}
+LOGS = ("meta.db-wal", "meta.redb.log")
 Question = tuple[Any, ...]
 
 
@@ -51,9 +54,10 @@ class Store(NamedTuple):
     answers: dict[Question, Any]
 
 
-def opened(path: Path) -> NexusFilesystem:
+def opened(path: Path, metastore: str = AUTO) -> NexusFilesystem:
     ticks = count(START_NS, 10**9)
-    return boot(Settings(data_dir=str(path), user="tester"), clock_ns=lambda: next(ticks))
+    settings = Settings(data_dir=str(path), user="tester", metastore=metastore)
+    return boot(settings, clock_ns=lambda: next(ticks))
 
 
 def fill(nx: NexusFilesystem, rng: random.Random) -> None:
@@ -132,7 +136,7 @@ def outcome(nx: NexusFilesystem, question: Question) -> Any:
         return MISSING
 
 
-def build(path: Path, *, killed: bool) -> Store:
+def build(path: Path, metastore: str, *, killed: bool) -> Store:
     """Make a store; ``killed`` leaves it as SIGKILL would, with changes in the log only."""
     rng = random.Random(1)
     # A store keeps the id that its content is labelled with: keys, and so pages, are the same in
@@ -140,7 +144,7 @@ def build(path: Path, *, killed: bool) -> Store:
     (path / "content").mkdir(parents=True)
     label = VolumeLabel("0123456789abcdef", "0123456789abcdef").sealed()
     (path / "content" / LABEL_KEY).write_bytes(msgspec.json.encode(label))
-    with opened(path) as nx:
+    with opened(path, metastore) as nx:
         fill(nx, rng)
         change(nx, rng)
         set_aside(nx, rng.randbytes(900), keep=False)
@@ -158,13 +162,13 @@ def build(path: Path, *, killed: bool) -> Store:
 
 
 @pytest.fixture(scope="module")
-def closed_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return build(tmp_path_factory.mktemp("closed") / "data", killed=False)
+def closed_store(tmp_path_factory: pytest.TempPathFactory, metastore: str) -> Store:
+    return build(tmp_path_factory.mktemp("closed") / "data", metastore, killed=False)
 
 
 @pytest.fixture(scope="module")
-def killed_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return build(tmp_path_factory.mktemp("killed") / "data", killed=True)
+def killed_store(tmp_path_factory: pytest.TempPathFactory, metastore: str) -> Store:
+    return build(tmp_path_factory.mktemp("killed") / "data", metastore, killed=True)
 
 
 def copied(store: Store, target: Path, *changed: str) -> Path:
@@ -174,7 +178,7 @@ def copied(store: Store, target: Path, *changed: str) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         for name in names:
             source = os.path.join(folder, name)
-            if name != RESERVE or name in changed:
+            if not name.endswith(".reserve") or name in changed:
                 shutil.copyfile(source, place / name)
     return target
 
@@ -300,7 +304,7 @@ def repaired(nx: NexusFilesystem) -> FsckReport:
 
 def check_refused(store: Store, path: Path) -> str:
     """A directory that does not open is as it was, or goes on without what it has lost."""
-    has_log = (store.path / "meta.db-wal").exists()
+    has_log = bool(log_of(store.path))
     try:
         nx = accepting_loss(path)
     except (CorruptionError, ConfigError) as error:
@@ -315,6 +319,12 @@ def check_refused(store: Store, path: Path) -> str:
         if not has_log and not all(rightness(nx, store).values()):
             assert not mended.clean, "opened and repaired, but not right or missing"
     return "opens when told to"
+
+
+def log_of(path: Path) -> Path | None:
+    """Return the log of the metastore, where there is something in one."""
+    logs = [path / name for name in LOGS]
+    return next((log for log in logs if log.exists() and log.stat().st_size), None)
 
 
 def sweep(store: Store, scratch: Path, seed: str, flips: int) -> tuple[Counter[str], list[str]]:
@@ -358,9 +368,10 @@ def object_of(store: Store, kind: str) -> str:
 def test_what_is_left_after_accepting_a_loss_is_an_earlier_state_and_whole(
     killed_store: Store, tmp_path: Path
 ) -> None:
-    size = (killed_store.path / "meta.db-wal").stat().st_size
     path = copied(killed_store, tmp_path / "copy")
-    flip(path / "meta.db-wal", size - 100, 3)
+    log = log_of(path)
+    assert log
+    flip(log, len(log.read_bytes().rstrip(b"\0")) - 100, 3)
     with pytest.raises(CorruptionError, match="commits are missing"):
         opened(path).close()
     with accepting_loss(path) as nx:
@@ -426,27 +437,42 @@ def test_a_lost_content_object_is_reported_with_the_path(
         assert not problems[0].repaired
 
 
-def current_record(path: Path, name: str) -> tuple[bytes, bytes]:
-    """Return key and value of a path's current record."""
-    with closing(sqlite3.connect(path / "meta.db")) as database:
-        found = [
-            row
-            for row in database.execute("SELECT k, v FROM kv WHERE substr(k, 1, 1) = x'43'")
-            if row[0].endswith(name.encode())
-        ]
-    (record,) = found
-    return record
+@contextmanager
+def rows_of(path: Path) -> Iterator[MetastoreABC]:
+    """Open the metastore of a closed data directory without the kernel."""
+    descriptor = read_descriptor(str(path))
+    assert descriptor
+    kind = metastore_class(descriptor.metastore, str(path))
+    file = str(path / FILES[descriptor.metastore])
+    with closing(kind(file, disk=Disk(), create=False, reserve_bytes=0)) as store:
+        yield store
+
+
+def keys_of(path: Path, keyspace: bytes) -> list[bytes]:
+    with rows_of(path) as store:
+        return [entry.key for entry in store.scan(keyspace)]
+
+
+def current_record(path: Path, name: str) -> bytes:
+    """Return the key of a path's current record."""
+    (key,) = [key for key in keys_of(path, b"C") if key.endswith(name.encode())]
+    return key
+
+
+def damage_row(path: Path, key: bytes) -> None:
+    with rows_of(path) as store:
+        found = store.get(key)
+        assert found
+        value = bytearray(found[0])
+        value[-3] ^= 1 << 5
+        store.commit(Batch([(key, bytes(value))]))
 
 
 def test_a_damaged_record_is_found_by_name_and_restored_from_its_version_record(
     closed_store: Store, tmp_path: Path
 ) -> None:
     path = copied(closed_store, tmp_path / "copy")
-    _, value = current_record(path, "/docs/0/file4")
-    stored = (path / "meta.db").read_bytes()
-    # The version record holds the same payload; the seal in front is of this record only.
-    assert stored.count(value) == 1
-    flip(path / "meta.db", stored.index(value) + len(value) - 3, 5)
+    damage_row(path, current_record(path, "/docs/0/file4"))
     with opened(path) as nx:
         with pytest.raises(CorruptionError):
             nx.sys_stat("/docs/0/file4")
@@ -466,16 +492,16 @@ def assert_all_right(nx: NexusFilesystem, store: Store) -> None:
 
 
 def delete_row(path: Path, key: bytes) -> None:
-    with closing(sqlite3.connect(path / "meta.db")) as database:
-        assert database.execute("DELETE FROM kv WHERE k = ?", (key,)).rowcount == 1
-        database.commit()
+    with rows_of(path) as store:
+        assert store.get(key)
+        store.commit(Batch([], [key]))
 
 
 def test_a_deleted_record_is_found_by_name_and_restored(
     closed_store: Store, tmp_path: Path
 ) -> None:
     path = copied(closed_store, tmp_path / "copy")
-    delete_row(path, current_record(path, "/docs/0/file4")[0])
+    delete_row(path, current_record(path, "/docs/0/file4"))
     with opened(path) as nx:
         problems = fsck(nx).problems
         assert any(problem.object == "/docs/0/file4" for problem in problems)
@@ -488,27 +514,22 @@ def test_a_lost_version_record_lets_no_earlier_life_of_the_path_answer(
     closed_store: Store, tmp_path: Path
 ) -> None:
     path = copied(closed_store, tmp_path / "copy")
-    with closing(sqlite3.connect(path / "meta.db")) as database:
-        versions = [
-            key
-            for (key,) in database.execute("SELECT k FROM kv WHERE substr(k, 1, 1) = x'56'")
-            if key[:-9].endswith(b"/docs/2/file2")
-        ]
+    versions = [key for key in keys_of(path, b"V") if key[:-9].endswith(b"/docs/2/file2")]
     delete_row(path, max(versions))
     with opened(path) as nx:
         assert nx.read("/docs/2/file2", version=1) == b"a second life"
 
 
 def test_a_version_whose_record_is_lost_is_not_taken_from_an_earlier_life_of_the_path(
-    tmp_path: Path,
+    tmp_path: Path, metastore: str
 ) -> None:
     path = tmp_path / "data"
-    with opened(path) as nx:
+    with opened(path, metastore) as nx:
         nx.write("/a", b"first life")
         nx.append("/a", b"!")
         nx.sys_unlink("/a")
         revisions = [nx.write("/a", data)["revision"] for data in (b"one", b"two", b"three")]
-    place = current_record(path, "/a")[0].split(b"\0\1/")[0][1:].rpartition(b"\0")[0]
+    place = current_record(path, "/a").split(b"\0\1/")[0][1:].rpartition(b"\0")[0]
     for revision in revisions[1:]:
         delete_row(path, b"V" + place + b"\0/a\0" + revision.to_bytes(8, "big"))
     with opened(path) as nx:
@@ -524,12 +545,11 @@ def test_a_lost_root_record_hinders_neither_opening_nor_repair(
     closed_store: Store, tmp_path: Path, how: str
 ) -> None:
     path = copied(closed_store, tmp_path / "copy")
-    key, value = current_record(path, "\0/")
+    key = current_record(path, "\0/")
     if how == "deleted":
         delete_row(path, key)
     else:
-        stored = (path / "meta.db").read_bytes()
-        flip(path / "meta.db", stored.index(value) + len(value) - 3, 5)
+        damage_row(path, key)
     with opened(path) as nx:
         with pytest.raises(CorruptionError) as caught:
             nx.list("/")
@@ -547,10 +567,7 @@ def test_a_lost_root_record_hinders_neither_opening_nor_repair(
 
 def test_a_deleted_journal_row_is_found_by_the_totals(closed_store: Store, tmp_path: Path) -> None:
     path = copied(closed_store, tmp_path / "copy")
-    with closing(sqlite3.connect(path / "meta.db")) as database:
-        query = "SELECT k FROM kv WHERE substr(k, 1, 1) = x'4A' ORDER BY k LIMIT 1 OFFSET 7"
-        ((key,),) = database.execute(query).fetchall()
-    delete_row(path, key)
+    delete_row(path, keys_of(path, b"J")[7])
     with opened(path) as nx:
         (problem,) = fsck(nx).problems
         assert "1 record is missing" in problem.problem

@@ -102,8 +102,9 @@ def test_a_full_disk_refuses_writes_whole_and_is_emptied_without_reopening(
 # -- failing syncs and writes ------------------------------------------
 
 
-def strict(path: Path, disk: FaultyDisk) -> NexusFilesystem:
-    return boot(Settings(data_dir=str(path), durability="strict"), disk=disk)
+def strict(path: Path, disk: FaultyDisk, metastore: str) -> NexusFilesystem:
+    settings = Settings(data_dir=str(path), durability="strict", metastore=metastore)
+    return boot(settings, disk=disk)
 
 
 def as_killed(path: Path, copy: Path) -> dict[str, bytes | None]:
@@ -119,7 +120,8 @@ def test_nothing_is_acknowledged_while_syncs_fail_and_writing_heals_by_itself(
     tmp_path: Path,
 ) -> None:
     disk = FaultyDisk()
-    with strict(tmp_path / "data", disk) as nx:
+    # Every sync of this store is the disk's; those of redb are its engine's.
+    with strict(tmp_path / "data", disk, "sqlite") as nx:
         nx.write("/old", b"old")
         for operation in ("fsync", "fdatasync", "syncfs"):
             disk.fail_always(operation)
@@ -148,11 +150,11 @@ def test_nothing_is_acknowledged_while_syncs_fail_and_writing_heals_by_itself(
     ["fsync", "fdatasync", "fsync_directory", "write_all", "pwrite_all", "rename", "open"],
 )
 def test_one_failing_call_in_a_strict_write_leaves_old_or_new_and_the_next_write_succeeds(
-    tmp_path: Path, operation: str, nth: int
+    tmp_path: Path, metastore: str, operation: str, nth: int
 ) -> None:
     disk = FaultyDisk()
     acknowledged: dict[str, bytes | None] = {"/a": b"a0", "/b": b"b0"}
-    with strict(tmp_path / "data", disk) as nx:
+    with strict(tmp_path / "data", disk, metastore) as nx:
         nx.write_batch({"/a": b"a0", "/b": b"b0"})
         disk.fail(operation, errno.EIO, nth=nth)
         try:
@@ -197,16 +199,18 @@ def test_a_failed_content_write_names_nothing_and_leaves_nothing_behind(
         assert nx.read("/new") == data
 
 
-def test_a_failing_disk_at_creation_leaves_what_the_next_start_finishes(tmp_path: Path) -> None:
+def test_a_failing_disk_at_creation_leaves_what_the_next_start_finishes(
+    tmp_path: Path, metastore: str
+) -> None:
     calls = FaultyDisk()
-    strict(tmp_path / "counted", calls).close()
+    strict(tmp_path / "counted", calls, metastore).close()
     for operation in sorted(calls.calls):
         for nth in range(1, calls.calls[operation] + 1):
             disk = FaultyDisk()
             disk.fail(operation, nth=nth)
             path = tmp_path / f"{operation}{nth}"
             try:
-                strict(path, disk).close()
+                strict(path, disk, metastore).close()
             except (NexusError, OSError) as error:
                 assert isinstance(error, NexusError), (operation, nth, error)  # noqa: PT017
             with connect({"data_dir": str(path)}) as nx:
@@ -241,7 +245,7 @@ OPEN_AS_NOBODY = f"""
 import os, sys
 from nexus.contracts.errors import NexusError
 from nexus.sdk import connect
-import nexus.storage.metastore.sqlite
+import nexus.storage.metastore.redb, nexus.storage.metastore.sqlite
 if os.geteuid() == 0:
     os.setuid({NOBODY})
 try:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from nexus.lib import native
-
 CHILD = """
 import asyncio, os, sys
 from nexus.contracts.errors import ClosedError
@@ -149,19 +147,6 @@ os._exit(0)
 """
 
 
-@pytest.mark.parametrize(
-    "metastore",
-    [
-        "sqlite",
-        pytest.param(
-            "redb",
-            marks=pytest.mark.skipif(
-                native.chosen().module is None,
-                reason="the Rust kernel is not built, or not asked for",
-            ),
-        ),
-    ],
-)
 def test_a_child_that_outlives_its_parent_does_not_keep_the_data_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metastore: str
 ) -> None:

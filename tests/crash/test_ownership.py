@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from nexus.contracts.errors import ConfigError, DataDirectoryLockedError
+from nexus.contracts.errors import ConfigError, CorruptionError, DataDirectoryLockedError
 from nexus.factory.boot import Settings
-from nexus.factory.data_directory import Descriptor
+from nexus.factory.data_directory import metastore_of
+from nexus.factory.metastores import FILES, Choice
+from nexus.lib import native
 from nexus.sdk import connect, fsck
 from nexus.sdk.connect import read_settings
 
@@ -26,6 +27,11 @@ with connect({"data_dir": sys.argv[1]}) as nx:
     print("ready", flush=True)
     sys.stdin.readline()
 """
+
+
+needs_redb = pytest.mark.skipif(
+    native.chosen().module is None, reason="the Rust kernel is not built, or not asked for"
+)
 
 
 @contextmanager
@@ -71,16 +77,99 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
         assert nx.read("/file") == b"data"
 
 
-def test_a_directory_of_another_metastore_is_refused_with_what_it_is(tmp_path: Path) -> None:
-    connect({"data_dir": str(tmp_path)}).close()
-    file = tmp_path / "nexus.json"
-    found = msgspec.json.decode(file.read_bytes(), type=Descriptor)
-    other = msgspec.structs.replace(found, metastore="redb").sealed()
-    file.write_bytes(msgspec.json.encode(other))
-    with pytest.raises(ConfigError, match="its metastore is redb") as caught:
-        connect({"data_dir": str(tmp_path)})
+@needs_redb
+@pytest.mark.parametrize(("made", "asked"), [("sqlite", "redb"), ("redb", "sqlite")])
+def test_another_metastore_than_the_one_that_is_there_is_refused_with_how_to_convert(
+    tmp_path: Path, made: str, asked: str
+) -> None:
+    connect({"data_dir": str(tmp_path), "metastore": made}).close()
+    with pytest.raises(ConfigError, match=f"its metastore is {made}, not {asked}") as caught:
+        connect({"data_dir": str(tmp_path), "metastore": asked})
     assert caught.value.path == str(tmp_path)
-    assert caught.value.hint
+    assert f"nexus convert --to {asked}" in str(caught.value.hint)
+
+
+def test_a_new_directory_has_the_best_metastore_there_is(tmp_path: Path) -> None:
+    connect({"data_dir": str(tmp_path)}).close()
+    best = "redb" if native.chosen().module else "sqlite"
+    assert metastore_of(str(tmp_path), "auto") == Choice(best, "recorded in nexus.json")
+
+
+def test_a_directory_keeps_the_metastore_it_records(tmp_path: Path, metastore: str) -> None:
+    with connect({"data_dir": str(tmp_path), "metastore": metastore}) as nx:
+        nx.write("/file", b"data")
+    with connect({"data_dir": str(tmp_path)}) as nx:
+        assert nx.read("/file") == b"data"
+    assert metastore_of(str(tmp_path), "auto").name == metastore
+
+
+def test_a_lost_descriptor_is_made_anew_for_the_store_that_is_there(
+    tmp_path: Path, metastore: str
+) -> None:
+    with connect({"data_dir": str(tmp_path), "metastore": metastore}) as nx:
+        nx.write("/file", b"data")
+    before = (tmp_path / "nexus.json").read_bytes()
+    (tmp_path / "nexus.json").unlink()
+    with connect({"data_dir": str(tmp_path)}) as nx:
+        assert nx.read("/file") == b"data"
+    assert (tmp_path / "nexus.json").read_bytes() == before
+
+
+def test_a_log_without_its_store_is_no_new_directory(tmp_path: Path, metastore: str) -> None:
+    connect({"data_dir": str(tmp_path), "metastore": metastore}).close()
+    log = {"sqlite": "meta.db-wal", "redb": "meta.redb.log"}[metastore]
+    (tmp_path / "nexus.json").unlink()
+    (tmp_path / FILES[metastore]).unlink()
+    (tmp_path / log).write_bytes(b"commits")
+    with pytest.raises(CorruptionError, match="the store is gone but its log"):
+        connect({"data_dir": str(tmp_path)})
+
+
+@needs_redb
+def test_two_stores_and_no_descriptor_are_refused(tmp_path: Path) -> None:
+    for name in ("sqlite", "redb"):
+        connect({"data_dir": str(tmp_path), "metastore": name}).close()
+        (tmp_path / "nexus.json").rename(tmp_path / f"{name}.json")
+        (tmp_path / FILES[name]).rename(tmp_path / f"{name}.store")
+        for left in tmp_path.glob("meta.*"):
+            left.unlink()
+    for name in ("sqlite", "redb"):
+        (tmp_path / f"{name}.store").rename(tmp_path / FILES[name])
+    with pytest.raises(ConfigError, match=r"it has meta\.db and meta\.redb, and no nexus\.json"):
+        connect({"data_dir": str(tmp_path)})
+
+
+OPEN = """
+import sys
+from nexus.contracts.errors import ConfigError
+from nexus.sdk import connect
+try:
+    connect({"data_dir": sys.argv[1]}).close()
+except ConfigError as error:
+    print(error)
+"""
+
+
+@needs_redb
+def test_a_redb_directory_without_the_rust_kernel_is_refused_with_the_way_out(
+    tmp_path: Path,
+) -> None:
+    connect({"data_dir": str(tmp_path / "redb"), "metastore": "redb"}).close()
+    environment = os.environ | {"NEXUS_KERNEL": "python"}
+    said = {
+        name: subprocess.run(
+            [sys.executable, "-c", OPEN, str(tmp_path / name)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for name in ("redb", "new")
+    }
+    assert "needs the Rust kernel, which is not in use: NEXUS_KERNEL=python" in said["redb"]
+    assert "unset NEXUS_KERNEL; then `nexus convert --to sqlite`" in said["redb"]
+    assert said["new"] == ""
+    assert metastore_of(str(tmp_path / "new"), "auto").name == "sqlite"
 
 
 # -- configuration -------------------------------------------------------------------------------

@@ -148,6 +148,9 @@ def _space(directory: str) -> Check:
 
 
 def _data_directory(options: Options, directory: str, metastore: str) -> list[Check]:
+    # The kernel costs 60 ms of start-up, which --help need not pay.
+    from nexus.factory.data_directory import metastore_of
+
     try:
         there = bool(os.listdir(directory))
     except FileNotFoundError:
@@ -155,10 +158,15 @@ def _data_directory(options: Options, directory: str, metastore: str) -> list[Ch
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         return [Check("data directory", FAIL, f"{directory}: {reason}", "--data-dir names another")]
+    try:
+        choice = metastore_of(directory, metastore)
+    except NexusError as error:
+        return [Check("data directory", FAIL, f"{directory}: {error.reason}", error.hint)]
+    described = f"{choice.name} ({choice.reason})"
     if not there:
         detail = f"{directory}: not there yet; the first command creates it"
-        return [Check("data directory", OK, detail)]
-    return _attempt(options, directory, metastore)
+        return [Check("data directory", OK, detail), Check("metastore", OK, described)]
+    return _attempt(options, directory, described)
 
 
 def _attempt(options: Options, directory: str, metastore: str) -> list[Check]:

@@ -28,18 +28,17 @@ from nexus.core.nexus_fs import NexusFS
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.core.volume import Actor
 from nexus.factory.caches import DEFAULT_CACHE_STORE, check_cache_store, open_cache_store
-from nexus.factory.data_directory import CONTENT, METASTORE, DataDirectory, default_path
+from nexus.factory.data_directory import CONTENT, DataDirectory, default_path
 from nexus.factory.drivers import DriverRegistry, read_label
+from nexus.factory.metastores import AUTO as BEST_METASTORE
+from nexus.factory.metastores import check_metastore, metastore_class
 from nexus.factory.streams import DEFAULT_STREAMS
-from nexus.lib import native
 from nexus.lib.disk import Disk, folder_place
 from nexus.lib.paths import parent
 from nexus.storage.object_store.local_transport import LocalTransport
 
 if TYPE_CHECKING:
     from nexus.contracts.protocols.brick import Brick, Look
-    from nexus.storage.metastore.redb import RedbMetastore
-    from nexus.storage.metastore.sqlite import SqliteMetastore
 
 IN_MEMORY = ":memory:"
 _log = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True):
     """What an embedded filesystem can be told. Every field has a default that works."""
 
     data_dir: str | None = None
-    metastore: str = "sqlite"
+    metastore: str = BEST_METASTORE
     durability: str = "ordered"
     retention_days: float = 7.0
     grace_s: float = 3600.0
@@ -240,13 +239,13 @@ def _in_memory(clock_ns: Callable[[], int]) -> _Storage:
 
 
 def _on_disk(settings: Settings, disk: Disk) -> _Storage:
-    metastore_class = _metastore_class(settings.metastore)
+    check_metastore(settings.metastore)
     path = os.path.abspath(os.path.expanduser(settings.data_dir or default_path()))
     with ExitStack() as undo:
         directory = DataDirectory(path, disk, settings.metastore)
         undo.callback(directory.close)
-        file = directory.file(METASTORE)
-        metastore = metastore_class(
+        file = directory.metastore_file
+        metastore = metastore_class(directory.descriptor.metastore, path)(
             file,
             disk=disk,
             create=directory.is_new and not os.path.exists(file),
@@ -261,20 +260,6 @@ def _on_disk(settings: Settings, disk: Disk) -> _Storage:
             # A creation that was cut short, or the descriptor is lost: the content is its own.
             directory.keep_id(label.owner_id)
         return _Storage(metastore, transport, "cas_local", directory, undo.pop_all())
-
-
-def _metastore_class(name: str) -> type[SqliteMetastore] | type[RedbMetastore]:
-    # A database module costs start-up time that only its user need pay.
-    if name == "sqlite":
-        from nexus.storage.metastore.sqlite import SqliteMetastore
-
-        return SqliteMetastore
-    if name == "redb":
-        from nexus.storage.metastore.redb import RedbMetastore
-
-        native.required("the metastore redb")
-        return RedbMetastore
-    raise ConfigError("connect", None, f"no metastore {name!r}; there are sqlite and redb")
 
 
 def _local_user() -> str:

@@ -5,7 +5,8 @@ Layer: factory. One process owns a data directory at a time. Layout::
     LOCK           held with flock(2) by the owner; its pid and the machine's boot id are in it,
                    and after a clean end nothing
     nexus.json     what the directory is: format, metastore driver, id; written last at creation
-    meta.db*       the metastore
+    meta.redb*     the metastore, where it is redb
+    meta.db*       the metastore, where it is sqlite
     content/       the content store of the root mount
     statistics.json  what the owner is doing, while the service metrics runs
 
@@ -27,6 +28,7 @@ from nexus.contracts.errors import (
     DataDirectoryLockedError,
     NexusError,
 )
+from nexus.factory.metastores import FILES, Choice, choose
 from nexus.lib.boot_id import boot_id
 from nexus.lib.disk import Disk, storage_error
 from nexus.lib.hashing import hex_digest
@@ -34,9 +36,8 @@ from nexus.lib.hashing import hex_digest
 FORMAT = 1
 DESCRIPTOR = "nexus.json"
 LOCK = "LOCK"
-METASTORE = "meta.db"
 CONTENT = "content"
-_OURS = (DESCRIPTOR, LOCK, METASTORE, CONTENT)
+_OURS = (DESCRIPTOR, LOCK, *FILES.values(), CONTENT)
 
 
 class _AnyDescriptor(msgspec.Struct, frozen=True):
@@ -65,9 +66,10 @@ class DataDirectory:
     def __init__(self, path: str, disk: Disk, metastore: str) -> None:
         """Take ownership, creating the directory where it does not exist.
 
-        Errors: DataDirectoryLockedError, ConfigError for a folder that holds something else or
-        another metastore, CorruptionError for a damaged descriptor, AccessDeniedError,
-        ReadOnlyError.
+        ``metastore`` is the one wanted, or ``auto``: the one that is there, for a new directory the
+        best there is. Errors: DataDirectoryLockedError, ConfigError for a folder that holds
+        something else or another metastore, CorruptionError for a damaged descriptor,
+        AccessDeniedError, ReadOnlyError.
         """
         self.path = path
         self.was_left_synced = True
@@ -87,6 +89,11 @@ class DataDirectory:
             self.close()
             raise
         self.is_new = not os.path.exists(self.file(DESCRIPTOR))
+
+    @property
+    def metastore_file(self) -> str:
+        """The path of the metastore's file."""
+        return self.file(FILES[self.descriptor.metastore])
 
     def file(self, name: str) -> str:
         """Return the path of a file in the directory."""
@@ -180,18 +187,27 @@ class DataDirectory:
         return fd
 
     def _open_descriptor(self, metastore: str) -> Descriptor:
-        path = self.file(DESCRIPTOR)
-        if not os.path.exists(path):
-            return Descriptor(FORMAT, metastore, os.urandom(8).hex()).sealed()
-        found = _parse(path)
-        if found.metastore != metastore:
-            raise ConfigError(
-                "open",
-                self.path,
-                f"its metastore is {found.metastore}, not {metastore}",
-                hint=f"set metastore to {found.metastore}",
-            )
-        return found
+        found = read_descriptor(self.path)
+        chosen = choose(self.path, metastore, found.metastore if found else None).name
+        return found or Descriptor(FORMAT, chosen, os.urandom(8).hex()).sealed()
+
+
+def metastore_of(path: str, asked: str) -> Choice:
+    """Return which metastore opening a directory would take; it need not be there.
+
+    Errors: as :class:`DataDirectory`.
+    """
+    found = read_descriptor(path)
+    return choose(path, asked, found.metastore if found else None)
+
+
+def read_descriptor(path: str) -> Descriptor | None:
+    """Return what the data directory at a path says of itself, None where it says nothing.
+
+    Errors: CorruptionError; ConfigError for the format of a newer release.
+    """
+    file = os.path.join(path, DESCRIPTOR)
+    return _parse(file) if os.path.exists(file) else None
 
 
 def _parse(path: str) -> Descriptor:

@@ -58,6 +58,13 @@ def choose(wanted: str, load: Callable[[], ModuleType]) -> Choice:
     return Choice(module, f"{VARIABLE}=rust" if wanted == "rust" else f"{_MODULE} is built")
 
 
+def way_to_rust() -> str:
+    """Return what brings the Rust kernel into use, where it is not; for a hint."""
+    if os.environ.get(VARIABLE) == "python":
+        return f"unset {VARIABLE}"
+    return "install cargo and then NexusFS anew"
+
+
 def required(what: str) -> Any:
     """Return the extension module, which ``what`` cannot do without. Errors: ConfigError."""
     choice = chosen()

@@ -65,7 +65,7 @@ KEYS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
         _text,
         "where services keep values for a while and exchange messages; memory, null",
     ),
-    "metastore": (_text, "driver of the metastore in the data directory; sqlite or redb"),
+    "metastore": (_text, "driver of the metastore in the data directory; auto, redb or sqlite"),
     "durability": (_text, "ordered or strict"),
     "retention_days": (_number, "how long history is kept"),
     "grace_s": (_number, "how long unreferenced content is kept, in seconds"),
