@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar, final
 
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import FileMetadata
-from nexus.core.sealed_store import Sealed
+from nexus.core.record_seal import Sealed
 
 __all__ = [
     "OrderedStore",
@@ -21,6 +21,8 @@ __all__ = [
     "encode_event",
     "encode_metadata",
     "normalize",
+    "seal_record",
+    "unseal_record",
 ]
 
 _T = TypeVar("_T")
@@ -102,3 +104,5 @@ def encode_metadata(meta: FileMetadata, /) -> bytes: ...
 def decode_metadata(record: Sealed, /) -> FileMetadata: ...
 def encode_event(event: FileEvent, /) -> bytes: ...
 def decode_event(record: Sealed, /) -> FileEvent: ...
+def seal_record(key: bytes, payload: bytes, at: bytes, /) -> tuple[bytes, int]: ...
+def unseal_record(key: bytes, value: bytes, /) -> tuple[bytes, int, int] | None: ...

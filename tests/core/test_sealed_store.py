@@ -8,7 +8,8 @@ import pytest
 
 from nexus.contracts.errors import ConflictError, NexusError, NoSpaceError, StorageFailedError
 from nexus.contracts.metastore import Batch, Condition
-from nexus.core.sealed_store import CHAIN, Mutation, SealedStore, _seal, revision_key
+from nexus.core.record_seal import seal_record
+from nexus.core.sealed_store import CHAIN, Mutation, SealedStore, revision_key
 from nexus.storage.metastore.memory import MemoryMetastore
 
 
@@ -231,6 +232,6 @@ def test_a_head_of_fewer_numbers_is_read():
     store = SealedStore(driver)
     store.commit(put(b"Z"), durable=False)
     (entry,) = driver.scan(b"K", limit=1)
-    early, _ = _seal(b"K", entry.value[16:48], revision_key(1))
+    early, _ = seal_record(b"K", entry.value[16:48], revision_key(1))
     driver.commit(Batch([(b"K", early)]))
     assert SealedStore(driver).head() == store.head()

@@ -7,6 +7,7 @@ pub mod commit_log;
 pub mod metadata_codec;
 pub mod msgpack;
 pub mod paths;
+pub mod record_seal;
 pub mod ring_buffer;
 pub mod router;
 pub mod segment_record;

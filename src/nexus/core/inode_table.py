@@ -34,10 +34,10 @@ from nexus.contracts.metadata import DIRECTORY_TYPES, DT_DIR, FileMetadata, Stat
 from nexus.contracts.object_store import Extent
 from nexus.core.metadata_codec import decode_metadata, encode_event, encode_metadata
 from nexus.core.primitives import decode_event
+from nexus.core.record_seal import Sealed
 from nexus.core.sealed_store import (
     CHAIN,
     Mutation,
-    Sealed,
     SealedStore,
     revision_key,
     revision_of,

@@ -40,7 +40,8 @@ from nexus.contracts.lock_manager import (
     LockRequest,
 )
 from nexus.core.metadata_codec import decode_versioned
-from nexus.core.sealed_store import Mutation, Sealed, SealedStore, revision_key, revision_of
+from nexus.core.record_seal import Sealed
+from nexus.core.sealed_store import Mutation, SealedStore, revision_key, revision_of
 from nexus.lib.lock_order import Level, ordered_lock
 from nexus.lib.semaphore import VFSSemaphore
 

@@ -2,6 +2,7 @@
 
 mod metadata_codec;
 mod paths;
+mod record_seal;
 mod ring_buffer;
 mod router;
 mod segment_record;
@@ -15,6 +16,8 @@ mod kernel {
     use super::metadata_codec::{decode_event, decode_metadata, encode_event, encode_metadata};
     #[pymodule_export]
     use super::paths::normalize;
+    #[pymodule_export]
+    use super::record_seal::{seal_record, unseal_record};
     #[pymodule_export]
     use super::ring_buffer::RingBuffer;
     #[pymodule_export]
