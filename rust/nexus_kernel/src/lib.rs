@@ -9,6 +9,7 @@ pub mod msgpack;
 pub mod ring_buffer;
 pub mod router;
 pub mod store;
+pub mod stream_buffer;
 
 #[cfg(feature = "python")]
 mod py;

@@ -4,6 +4,7 @@ mod metadata_codec;
 mod ring_buffer;
 mod router;
 mod store;
+mod stream_buffer;
 
 use pyo3::pymodule;
 
@@ -17,4 +18,6 @@ mod kernel {
     use super::router::VFSRouter;
     #[pymodule_export]
     use super::store::{OrderedStore, StoreConflict, StoreError, create_store};
+    #[pymodule_export]
+    use super::stream_buffer::StreamBuffer;
 }
