@@ -12,6 +12,7 @@ pub mod ring_buffer;
 pub mod router;
 pub mod segment_record;
 pub mod store;
+pub mod stream_buffer;
 
 #[cfg(feature = "python")]
 mod py;

@@ -7,6 +7,7 @@ mod ring_buffer;
 mod router;
 mod segment_record;
 mod store;
+mod stream_buffer;
 
 use pyo3::pymodule;
 
@@ -26,4 +27,6 @@ mod kernel {
     use super::segment_record::SegmentExtent;
     #[pymodule_export]
     use super::store::{OrderedStore, StoreConflict, StoreError, create_store};
+    #[pymodule_export]
+    use super::stream_buffer::StreamBuffer;
 }

@@ -1,0 +1,17 @@
+"""The primitives that the drivers run on: Rust where it was built, else the Python twins.
+
+Layer: storage. What :mod:`nexus.core.primitives` is to the kernel.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nexus.lib.native import chosen
+
+if TYPE_CHECKING or chosen().module is None:
+    from nexus.storage.stream.stream_buffer import StreamBuffer
+else:
+    from nexus._kernel import StreamBuffer
+
+__all__ = ["StreamBuffer"]
