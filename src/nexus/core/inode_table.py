@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
+import msgspec
+
 from nexus.contracts.errors import ConflictError
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import DIRECTORY_TYPES, DT_DIR, FileMetadata, Stat
