@@ -4,9 +4,12 @@
 //! Only `py`, the thin binding behind the feature `python`, knows Python; it is `nexus._kernel`.
 
 pub mod commit_log;
+pub mod memtable;
 pub mod ring_buffer;
 pub mod router;
 pub mod store;
+pub mod store_error;
+pub mod tree_file;
 
 #[cfg(feature = "python")]
 mod py;
