@@ -94,7 +94,12 @@ class OrderedStore:
     """The store beneath :class:`nexus.storage.metastore.redb.RedbMetastore`."""
 
     def __new__(
-        cls, path: str | PathLike[str], *, log_limit_bytes: int, cache_bytes: int
+        cls,
+        path: str | PathLike[str],
+        *,
+        log_limit_bytes: int,
+        scarce_log_limit_bytes: int,
+        cache_bytes: int,
     ) -> OrderedStore: ...
     @property
     def identity(self) -> int: ...

@@ -8,11 +8,14 @@ pub mod metadata_codec;
 pub mod msgpack;
 pub mod paths;
 pub mod record_seal;
+pub mod memtable;
 pub mod ring_buffer;
 pub mod router;
 pub mod segment_record;
 pub mod store;
 pub mod stream_buffer;
+pub mod store_error;
+pub mod tree_file;
 
 #[cfg(feature = "python")]
 mod py;

@@ -54,15 +54,17 @@ pub struct OrderedStore(Store);
 #[pymethods]
 impl OrderedStore {
     #[new]
-    #[pyo3(signature = (path, *, log_limit_bytes, cache_bytes))]
+    #[pyo3(signature = (path, *, log_limit_bytes, scarce_log_limit_bytes, cache_bytes))]
     fn new(
         py: Python<'_>,
         path: PathBuf,
         log_limit_bytes: u64,
+        scarce_log_limit_bytes: u64,
         cache_bytes: usize,
     ) -> PyResult<Self> {
         let options = Options {
             log_limit_bytes,
+            scarce_log_limit_bytes,
             cache_bytes,
         };
         py.detach(|| Store::open(&path, options))

@@ -1,13 +1,14 @@
 """RedbMetastore: an ordered store in one redb file, through the Rust crate.
 
 Layer: storage. The store itself is ``rust/nexus_kernel/src/store.rs``: a commit is a change of
-redb in memory and one record in a log, and durable commits share the syncs of that log. Here are
-its birth, the witness of its newest revision, the reserve for a full disk, and its errors. It
-holds no notion of files, and no seal: its user seals every value.
+a map in memory and one record in a log, a thread beside writes full maps into redb, and durable
+commits share the syncs of the log. Here are its birth, the witness of its newest revision, the
+reserve for a full disk, and its errors. It holds no notion of files, and no seal: its user seals
+every value.
 
-Beside the file: ``.log`` has the commits since the last checkpoint; ``.head`` is the witness
-against a lost end of the log; ``.reserve`` is space for deleting on a full disk; ``.new`` a
-creation cut short.
+Beside the file: ``.log`` and ``.log2`` have, in turn, the commits since the last checkpoint;
+``.head`` is the witness against a lost end of a log; ``.reserve`` is space for deleting on a full
+disk; ``.new`` a creation cut short.
 
 Invariants (those of :class:`nexus.contracts.metastore.MetastoreABC`, and):
 
@@ -24,6 +25,7 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from typing import Any
 
 from nexus.contracts.errors import (
     BusyError,
@@ -50,6 +52,9 @@ from nexus.storage.metastore.space_reserve import SpaceReserve
 
 _MAGIC = b"redb\x1a\x0a\xa9\x0d\x0a"
 _CHECKED_AT_ONCE = 1000
+_LOG_SUFFIXES = (".log", ".log2")
+_LOGS_IN_RESERVE = 4
+"""On a nearly full disk the reserve holds two logs, and as much to write them back."""
 _FULL_HINT = "delete something, or run `nexus gc`"
 _DAMAGE_HINT = "restore the file from a backup"
 
@@ -74,7 +79,8 @@ class RedbMetastore(MetastoreABC):
         """Open the store, making it first when it is absent and ``create`` is set.
 
         ``accept_loss`` opens a store whose last commits are missing. ``log_limit_bytes`` is how
-        long the log grows before a commit waits for a checkpoint.
+        long a log grows before a checkpoint begins; a commit waits when the other one is that
+        long before the checkpoint has ended.
 
         Errors: ConfigError without the Rust kernel; PathNotFoundError; CorruptionError for damage,
         for another program's file and for missing commits; BusyError while another process has it
@@ -91,8 +97,8 @@ class RedbMetastore(MetastoreABC):
             self._create()
         self._check_header()
         with ExitStack() as undo:
-            self._open(log_limit_bytes, cache_bytes, undo)
-            self._open_beside(reserve_bytes, undo)
+            self._open(log_limit_bytes, reserve_bytes, cache_bytes, undo)
+            self._open_beside(undo)
             self._check_witness(accept_loss=accept_loss)
             undo.pop_all()
 
@@ -245,10 +251,7 @@ class RedbMetastore(MetastoreABC):
         """Make an empty store at the path, whole or not at all."""
         disk, temporary = self._disk, self._path + ".new"
         try:
-            if os.path.exists(self._path + ".log") and os.path.getsize(self._path + ".log"):
-                reason = "the store is gone but its log (.log) is there"
-                hint = "restore the file, or remove the log"
-                raise CorruptionError("create", self._path, reason, hint=hint)
+            self._refuse_orphaned_logs()
             with suppress(FileNotFoundError):
                 disk.unlink(temporary)
             self._kernel.create_store(temporary, int.from_bytes(os.urandom(8), "big"))
@@ -266,6 +269,14 @@ class RedbMetastore(MetastoreABC):
         except OSError as error:
             raise storage_error("create", self._path, error) from error
 
+    def _refuse_orphaned_logs(self) -> None:
+        for suffix in _LOG_SUFFIXES:
+            log = self._path + suffix
+            if os.path.exists(log) and os.path.getsize(log):
+                reason = f"the store is gone but its log ({suffix}) is there"
+                hint = "restore the file, or remove the log"
+                raise CorruptionError("create", self._path, reason, hint=hint)
+
     def _check_header(self) -> None:
         try:
             with open(self._path, "rb") as file:
@@ -278,20 +289,40 @@ class RedbMetastore(MetastoreABC):
             reason = "this is not a redb database"
             raise CorruptionError("open", self._path, reason, hint=_DAMAGE_HINT)
 
-    def _open(self, log_limit_bytes: int, cache_bytes: int, undo: ExitStack) -> None:
-        try:
-            self._store = self._kernel.OrderedStore(
-                self._path, log_limit_bytes=log_limit_bytes, cache_bytes=cache_bytes
-            )
-        except self._kernel.StoreError as error:
-            raise self._error("open", error) from error
-        undo.callback(self._store.close)
-
-    def _open_beside(self, reserve_bytes: int, undo: ExitStack) -> None:
+    def _open(
+        self, log_limit_bytes: int, reserve_bytes: int, cache_bytes: int, undo: ExitStack
+    ) -> None:
         try:
             self._reserve = SpaceReserve(
                 self._path + ".reserve", size_bytes=reserve_bytes, disk=self._disk
             )
+        except OSError as error:
+            raise storage_error("open", self._path, error) from error
+        scarce = reserve_bytes // _LOGS_IN_RESERVE or log_limit_bytes
+
+        def opened() -> Any:
+            return self._kernel.OrderedStore(
+                self._path,
+                log_limit_bytes=log_limit_bytes,
+                scarce_log_limit_bytes=min(scarce, log_limit_bytes),
+                cache_bytes=cache_bytes,
+            )
+
+        try:
+            self._store = opened()
+        except self._kernel.StoreError as error:
+            answer = self._error("open", error)
+            # Opening writes the logs back; on a full disk the reserve gives the room.
+            if not (isinstance(answer, NoSpaceError) and self._release_reserve()):
+                raise answer from error
+            try:
+                self._store = opened()
+            except self._kernel.StoreError as again:
+                raise self._error("open", again) from again
+        undo.callback(self._store.close)
+
+    def _open_beside(self, undo: ExitStack) -> None:
+        try:
             self._reserve.restore()
             self._head = HeadFile(
                 self._path + ".head", identity=self._store.identity, disk=self._disk
