@@ -233,28 +233,44 @@ class KernelDispatch:
 
     def run(self, point: HookPoint[C, R], ctx: C, call: Callable[[C], R]) -> R:
         """Take one call through its phases. Errors: those of resolvers, PRE hooks and the call."""
-        with _Mediated(self, point, ctx) as account:
+        account = Account(point, self._local.innermost)
+        started, failed = self._clock(), True
+        try:
+            self._begin(account)
             handled = self._before(account, ctx)
-            if handled is not None:
-                answer: R = handled.result
-                return answer
-            result = call(ctx)
-            self._after(account, ctx, result)
+            if handled is None:
+                result = call(ctx)
+                self._after(account, ctx, result)
+            else:
+                result = handled.result
+            failed = False
             return result
+        finally:
+            self._end(account)
+            if self._tables.meter is not None:
+                self._measure(point, ctx, started, failed)
 
     def steps(self, point: HookPoint[C, R], ctx: C, call: Callable[[C], Steps[R]]) -> Steps[R]:
         """As :meth:`run`, for a call that may wait, in a thread or a task.
 
         It is not counted while it waits. Where a task waits, hooks run in the event loop's thread.
         """
-        with _Mediated(self, point, ctx) as account:
+        account = Account(point, self._local.innermost)
+        started, failed = self._clock(), True
+        try:
+            self._begin(account)
             handled = self._before(account, ctx)
-            if handled is not None:
-                answer: R = handled.result
-                return answer
-            result = yield from self._uncounted_waits(account, call(ctx))
-            self._after(account, ctx, result)
+            if handled is None:
+                result = yield from self._uncounted_waits(account, call(ctx))
+                self._after(account, ctx, result)
+            else:
+                result = handled.result
+            failed = False
             return result
+        finally:
+            self._end(account)
+            if self._tables.meter is not None:
+                self._measure(point, ctx, started, failed)
 
     def _uncounted_waits(self, account: Account, steps: Steps[R]) -> Steps[R]:
         """Take a call's steps, counted but for the times in which it waits."""
@@ -317,13 +333,14 @@ class KernelDispatch:
             _log.exception("%s of %s failed after %s", entry.kind, entry.owner, where)
 
     def _call_hook(self, account: Account, entry: Registered, *arguments: object) -> Any:
-        account.started = started = self._clock()
+        clock = self._clock
+        account.started = started = clock()
         account.reported = False
         account.hook = entry
         try:
             return entry.function(*arguments)
         finally:
-            if self._clock() - started > self._hang_timeout_s:
+            if clock() - started > self._hang_timeout_s:
                 with self._mutex:
                     self._report_if_overdue_locked(account)
             account.hook = None
@@ -411,36 +428,6 @@ class KernelDispatch:
     def close(self) -> None:
         """Hand out what observers still wait for, then end their workers."""
         self.observers.close()
-
-
-class _Mediated(Account):
-    """A call on its way through its phases: counted, and measured, from block entry to exit."""
-
-    __slots__ = ("_ctx", "_dispatch", "_entered")
-
-    def __init__(
-        self, dispatch: KernelDispatch, point: HookPoint[Any, Any], ctx: VFSContext
-    ) -> None:
-        super().__init__(point, dispatch._local.innermost)
-        self._dispatch = dispatch
-        self._ctx = ctx
-        self._entered = dispatch._clock()
-
-    def __enter__(self) -> _Mediated:
-        try:
-            self._dispatch._begin(self)
-        except BaseException:
-            self._dispatch._end(self)
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        dispatch = self._dispatch
-        try:
-            dispatch._end(self)
-        finally:
-            if dispatch._tables.meter is not None:
-                dispatch._measure(self.point, self._ctx, self._entered, kind is not None)
 
 
 def _tables_seen(account: Account) -> Tables:

@@ -48,23 +48,22 @@ class Tables(msgspec.Struct, frozen=True):
     calls: set[Account] = msgspec.field(default_factory=set)
 
 
-class Account:
+class Account(msgspec.Struct, eq=False):
     """The account of one call: whose tables it sees, None while it waits; the hook that it is in.
 
     Its thread alone changes it, ``tables`` under the mutex of dispatch. Who reports hooks that hang
     reads it at any moment, so ``hook`` is set last.
     """
 
-    __slots__ = ("around", "hook", "operation", "point", "reported", "started", "tables")
-
-    def __init__(self, point: HookPoint[Any, Any], around: Account | None) -> None:
-        self.point = point
-        self.around = around  # what the thread's mark is set back to
-        self.tables: Tables | None = None
-        self.operation: Operation | None = None
-        self.hook: Registered | None = None
-        self.started = 0.0  # when the hook was called
-        self.reported = False
+    point: HookPoint[Any, Any]
+    around: Account | None
+    """The call around this one in its thread."""
+    tables: Tables | None = None
+    operation: Operation | None = None
+    hook: Registered | None = None
+    started: float = 0.0
+    """When the hook was called."""
+    reported: bool = False
 
 
 def registered_of(owner: str, spec: HookSpec | None) -> list[Registered]:
