@@ -114,8 +114,11 @@ class Hold:
         self._manager.after_release()
 
     def __del__(self) -> None:
-        if getattr(self, "granted", False):  # it may have been interrupted while it was made
-            self._manager._reclaim(self)
+        try:
+            if self.granted:
+                self._manager._reclaim(self)
+        except AttributeError:
+            pass  # it was interrupted while it was made
 
 
 class HoldSet:
@@ -212,7 +215,7 @@ class VFSLockManager:
             with self._mutex:
                 if self._dropped:
                     self._release_dropped_locked()
-                if self._free_locked(path, ancestors, exclusive) and (
+                if (not self._held or self._free_locked(path, ancestors, exclusive)) and (
                     holding
                     or not self._waiters
                     or not any(waiter.conflicts(path, exclusive) for waiter in self._waiters)
