@@ -6,6 +6,7 @@
 pub mod commit_log;
 pub mod metadata_codec;
 pub mod msgpack;
+pub mod path_trie;
 pub mod ring_buffer;
 pub mod router;
 pub mod store;

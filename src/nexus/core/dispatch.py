@@ -51,8 +51,9 @@ from nexus.contracts.vfs_hooks import (
     VFSRecorder,
 )
 from nexus.core.observers import ObserverHub, Operation
+from nexus.core.primitives import PathTrie
 from nexus.core.sealed_store import SealedStore
-from nexus.lib.paths import normalize, parent
+from nexus.lib.paths import normalize
 from nexus.lib.steps import Step, Steps
 
 HANG_TIMEOUT_S: Final = 30.0
@@ -79,7 +80,7 @@ class _Tables(msgspec.Struct, frozen=True):
     hooks: Mapping[tuple[HookPoint[Any, Any], str], tuple[_Registered, ...]] = msgspec.field(
         default_factory=dict
     )
-    by_prefix: Mapping[str, tuple[_Registered, ...]] = msgspec.field(default_factory=dict)
+    by_prefix: PathTrie[_Registered] = msgspec.field(default_factory=PathTrie)
     without_prefix: tuple[_Registered, ...] = ()
     meter: _Registered | None = None
     calls: set[_Call] = msgspec.field(default_factory=set)
@@ -622,7 +623,7 @@ def _place_of(registered: Sequence[_Registered], gone: Sequence[_Registered], de
 
 def _tables_of(registered: tuple[_Registered, ...], meter: _Registered | None) -> _Tables:
     hooks: dict[tuple[HookPoint[Any, Any], str], tuple[_Registered, ...]] = {}
-    by_prefix: dict[str, tuple[_Registered, ...]] = {}
+    by_prefix: PathTrie[_Registered] = PathTrie()
     without_prefix: tuple[_Registered, ...] = ()
     for entry in registered:
         if isinstance(entry.item, Interceptor):
@@ -630,8 +631,7 @@ def _tables_of(registered: tuple[_Registered, ...], meter: _Registered | None) -
             hooks[key] = (*hooks.get(key, ()), entry)
         elif isinstance(entry.item, VFSPathResolver) and entry.item.prefixes:
             for prefix in entry.item.prefixes:
-                at = normalize("register", prefix)
-                by_prefix[at] = (*by_prefix.get(at, ()), entry)
+                by_prefix.insert(normalize("register", prefix), entry)
         else:
             without_prefix = (*without_prefix, entry)
     return _Tables(registered, hooks, by_prefix, without_prefix, meter)
@@ -642,16 +642,11 @@ def _tables_seen(account: _Call) -> _Tables:
     return account.tables
 
 
-def _resolvers_for(tables: _Tables, path: str) -> Iterator[_Registered]:
-    """Yield the resolvers to ask for a path, longest prefix first, then those without one."""
-    if tables.by_prefix:
-        at = path
-        while True:
-            yield from tables.by_prefix.get(at, ())
-            if at == "/":
-                break
-            at = parent(at)
-    yield from tables.without_prefix
+def _resolvers_for(tables: _Tables, path: str) -> Iterable[_Registered]:
+    """Return the resolvers to ask for a path, longest prefix first, then those without one."""
+    if not tables.by_prefix:
+        return tables.without_prefix
+    return (*tables.by_prefix.covering(path), *tables.without_prefix)
 
 
 def _row(entry: _Registered) -> dict[str, Any]:

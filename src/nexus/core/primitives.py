@@ -12,9 +12,10 @@ from nexus.lib.native import chosen
 
 if TYPE_CHECKING or chosen().module is None:
     from nexus.core.metadata_codec import decode_event
+    from nexus.core.path_trie import PathTrie
     from nexus.core.ring_buffer import RingBuffer
     from nexus.core.router import VFSRouter
 else:
-    from nexus._kernel import RingBuffer, VFSRouter, decode_event
+    from nexus._kernel import PathTrie, RingBuffer, VFSRouter, decode_event
 
-__all__ = ["RingBuffer", "VFSRouter", "decode_event"]
+__all__ = ["PathTrie", "RingBuffer", "VFSRouter", "decode_event"]
