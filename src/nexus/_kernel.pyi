@@ -10,6 +10,7 @@ from nexus.core.record_seal import Sealed
 
 __all__ = [
     "OrderedStore",
+    "PathTrie",
     "RingBuffer",
     "SegmentExtent",
     "StoreConflict",
@@ -27,6 +28,19 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+
+@final
+class PathTrie(Generic[_T]):
+    """Twin of :class:`nexus.core.path_trie.PathTrie`."""
+
+    def __new__(cls) -> PathTrie[_T]: ...
+    def __len__(self) -> int: ...
+    def insert(self, path: str, item: _T, /) -> None: ...
+    def remove(self, path: str, item: _T, /) -> bool: ...
+    def at(self, path: str, /) -> list[_T]: ...
+    def covering(self, path: str, /) -> list[_T]: ...
+    def below(self, path: str, /) -> list[_T]: ...
+    def __class_getitem__(cls, key: Any) -> Any: ...
 
 @final
 class RingBuffer:

@@ -8,7 +8,7 @@ Locks: the account of a call is guarded by the mutex of dispatch; the rest never
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,7 +23,8 @@ from nexus.contracts.vfs_hooks import (
 )
 from nexus.core.hook_shapes import name_of, wrong
 from nexus.core.observers import Operation
-from nexus.lib.paths import normalize, parent
+from nexus.core.primitives import PathTrie
+from nexus.lib.paths import normalize
 
 
 class Registered(NamedTuple):
@@ -42,7 +43,7 @@ class Tables(msgspec.Struct, frozen=True):
     hooks: Mapping[tuple[HookPoint[Any, Any], str], tuple[Registered, ...]] = msgspec.field(
         default_factory=dict
     )
-    by_prefix: Mapping[str, tuple[Registered, ...]] = msgspec.field(default_factory=dict)
+    by_prefix: PathTrie[Registered] = msgspec.field(default_factory=PathTrie)
     without_prefix: tuple[Registered, ...] = ()
     meter: Registered | None = None
     calls: set[Account] = msgspec.field(default_factory=set)
@@ -101,7 +102,7 @@ def place_of(registered: Sequence[Registered], gone: Sequence[Registered], defau
 def tables_of(registered: tuple[Registered, ...], meter: Registered | None) -> Tables:
     """Return the tables of hooks in registration order."""
     hooks: dict[tuple[HookPoint[Any, Any], str], tuple[Registered, ...]] = {}
-    by_prefix: dict[str, tuple[Registered, ...]] = {}
+    by_prefix: PathTrie[Registered] = PathTrie()
     without_prefix: tuple[Registered, ...] = ()
     for entry in registered:
         if isinstance(entry.item, Interceptor):
@@ -109,23 +110,17 @@ def tables_of(registered: tuple[Registered, ...], meter: Registered | None) -> T
             hooks[key] = (*hooks.get(key, ()), entry)
         elif isinstance(entry.item, VFSPathResolver) and entry.item.prefixes:
             for prefix in entry.item.prefixes:
-                at = normalize("register", prefix)
-                by_prefix[at] = (*by_prefix.get(at, ()), entry)
+                by_prefix.insert(normalize("register", prefix), entry)
         else:
             without_prefix = (*without_prefix, entry)
     return Tables(registered, hooks, by_prefix, without_prefix, meter)
 
 
-def resolvers_for(tables: Tables, path: str) -> Iterator[Registered]:
-    """Yield the resolvers to ask for a path, longest prefix first, then those without one."""
-    if tables.by_prefix:
-        at = path
-        while True:
-            yield from tables.by_prefix.get(at, ())
-            if at == "/":
-                break
-            at = parent(at)
-    yield from tables.without_prefix
+def resolvers_for(tables: Tables, path: str) -> Iterable[Registered]:
+    """Return the resolvers to ask for a path, longest prefix first, then those without one."""
+    if not tables.by_prefix:
+        return tables.without_prefix
+    return (*tables.by_prefix.covering(path), *tables.without_prefix)
 
 
 def row_of(entry: Registered) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 //! `nexus._kernel`: the binding. It converts arguments and answers and decides nothing.
 
 mod metadata_codec;
+mod path_trie;
 mod paths;
 mod record_seal;
 mod ring_buffer;
@@ -15,6 +16,8 @@ use pyo3::pymodule;
 mod kernel {
     #[pymodule_export]
     use super::metadata_codec::{decode_event, decode_metadata, encode_event, encode_metadata};
+    #[pymodule_export]
+    use super::path_trie::PathTrie;
     #[pymodule_export]
     use super::paths::normalize;
     #[pymodule_export]
