@@ -60,6 +60,9 @@ pub struct Options {
     pub scarce_log_limit_bytes: u64,
     /// How much of the file is kept in memory.
     pub cache_bytes: usize,
+    /// A disk that fails beneath the file.
+    #[cfg(test)]
+    pub faults: Option<&'static faults::Faults>,
 }
 
 /// A map that takes no more commits, with the revision of the last in it.
@@ -187,7 +190,10 @@ impl Store {
 
     /// The revision of the last commit.
     pub fn revision(&self) -> Result<u64, StoreError> {
-        Ok(self.shared.reader()?.revision)
+        match self.shared.closed.load(Ordering::Acquire) {
+            true => Err(StoreError::Closed),
+            false => Ok(self.shared.view().revision),
+        }
     }
 
     /// The value and version of a key, handed to `take` in place.
@@ -288,7 +294,9 @@ impl Drop for Store {
         if std::process::id() != self.owner {
             return; // in a child of fork(2) a lock may be held by a thread that is not there
         }
-        drop(self.shared.at_rest());
+        // The thread of the last checkpoint may not have let go of the rest yet.
+        let tree = self.shared.take_tree(&mut self.shared.at_rest());
+        drop(tree);
         // SAFETY: nothing uses the field after this, the only place that drops it.
         unsafe { ManuallyDrop::drop(&mut self.shared) }
     }
@@ -588,11 +596,7 @@ impl Shared {
                 Ok(self.change_view(|view| (view.snapshot.replace(snapshot), view.frozen.take())))
             }
             Err(error) => {
-                let answer = match &error {
-                    // Nothing has been applied, so it may say what is wrong.
-                    StoreError::Io(full) if error.is_full() => StoreError::Io(copied(full)),
-                    other => StoreError::Failed(other.reason()),
-                };
+                let answer = unapplied(&error);
                 writer.failure = Some(error);
                 // The engine refuses even reads now. Where this fails too, the next commit tries.
                 let _ = self.reopen(writer);
@@ -606,7 +610,7 @@ impl Shared {
     /// Write all that is in memory once more, into the file opened anew if need be.
     fn recover(&self, writer: &mut Writer) -> Result<(), StoreError> {
         if writer.tree.is_none() {
-            self.reopen(writer)?;
+            self.reopen(writer).map_err(|error| unapplied(&error))?;
         }
         self.checkpoint(writer)?;
         writer.failure = None;
@@ -646,9 +650,15 @@ impl Shared {
     }
 }
 
-fn copied(error: &io::Error) -> io::Error {
-    let number = error.raw_os_error();
-    number.map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+/// The answer to a commit that had to wait for a checkpoint or a reopening which has failed.
+fn unapplied(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Io(cause) if error.is_full() => {
+            let number = cause.raw_os_error().unwrap_or(libc::ENOSPC);
+            StoreError::Io(io::Error::from_raw_os_error(number))
+        }
+        other => StoreError::Failed(other.reason()),
+    }
 }
 
 fn log_path(path: &Path, index: usize) -> PathBuf {
@@ -695,174 +705,6 @@ fn is_empty(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::os::fd::OwnedFd;
-
-    const OPTIONS: Options = Options {
-        log_limit_bytes: 4096,
-        scarce_log_limit_bytes: 4096,
-        cache_bytes: 1 << 20,
-    };
-
-    /// A folder that is gone with the test.
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let name = format!("nexus_kernel-{}-{name}", std::process::id());
-            let path = std::env::temp_dir().join(name);
-            fs::create_dir(&path).expect("a new folder");
-            Self(path)
-        }
-
-        fn store(&self) -> Store {
-            let path = self.0.join("store");
-            if !path.exists() {
-                create(&path, 7).expect("a new store");
-            }
-            Store::open(&path, OPTIONS).expect("a store")
-        }
-
-        /// What a kill would leave now, between two checkpoints: a copy is not of one moment.
-        fn killed(&self, store: &Store, name: &str) -> Self {
-            let other = Self::new(name);
-            let _writer = store.shared.idle().expect("the writer");
-            for file in ["store", "store.log", "store.log2"] {
-                fs::copy(self.0.join(file), other.0.join(file)).expect("a copy");
-            }
-            other
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            fs::remove_dir_all(&self.0).expect("the folder");
-        }
-    }
-
-    fn all(store: &Store) -> Vec<Entry> {
-        store
-            .scan(Bound::Unbounded, Bound::Unbounded, usize::MAX)
-            .expect("entries")
-    }
-
-    #[test]
-    fn invariant_1_a_kill_at_any_commit_loses_none() {
-        let folder = Folder::new("kill");
-        let store = folder.store();
-        for number in 1..=200_u64 {
-            let (key, value) = (number.to_be_bytes(), [number as u8; 100]);
-            let gone = (number / 2).to_be_bytes();
-            let operations = [Operation::Delete(&gone), Operation::Put(&key, &value)];
-            let revision = store
-                .commit(&operations, &[], number % 3 == 0)
-                .expect("a commit");
-            if number % 7 == 0 {
-                let copy = folder.killed(&store, &format!("kill-{number}"));
-                let again = copy.store();
-                assert_eq!(again.revision().expect("a revision"), revision);
-                assert_eq!(all(&again), all(&store));
-                again.close().expect("closed");
-            }
-        }
-        store.close().expect("closed");
-    }
-
-    #[test]
-    fn invariant_2_a_log_that_is_cut_leaves_a_commit_before() {
-        let folder = Folder::new("cut");
-        let store = folder.store();
-        for number in 1..=5_u8 {
-            store
-                .commit(&[Operation::Put(b"n", &[number])], &[], false)
-                .expect("a commit");
-        }
-        let log = fs::read(folder.0.join("store.log")).expect("a log");
-        for end in (0..log.len()).step_by(5) {
-            let copy = folder.killed(&store, &format!("cut-{end}"));
-            fs::write(copy.0.join("store.log"), &log[..end]).expect("a shorter log");
-            let again = copy.store();
-            let revision = again.revision().expect("a revision");
-            let value = again.get(b"n", |value, _| value[0]).expect("an answer");
-            assert_eq!(u64::from(value.unwrap_or(0)), revision);
-            assert!(revision < 5);
-            again.close().expect("closed");
-        }
-        store.close().expect("closed");
-    }
-
-    #[test]
-    fn invariant_3_after_a_failed_sync_the_next_commit_checkpoints_everything() {
-        let folder = Folder::new("fail");
-        let store = folder.store();
-        store
-            .commit(&[Operation::Put(b"a", b"1")], &[], false)
-            .expect("a commit");
-        // The end of a pipe cannot be synced.
-        let (pipe, _other) = io::pipe().expect("a pipe");
-        let log = std::mem::replace(
-            &mut lock(&store.shared.syncing).logs[0],
-            File::from(OwnedFd::from(pipe)),
-        );
-        for _ in 0..2 {
-            let outcome = store.commit(&[Operation::Put(b"a", b"2")], &[], true);
-            assert!(matches!(outcome, Err(StoreError::Failed(_))));
-            assert!(store.shared.sync_failed.load(Ordering::Acquire));
-            store.sync().expect("all of it in the file");
-            assert!(!store.shared.sync_failed.load(Ordering::Acquire));
-            lock(&store.shared.syncing).logs.swap(0, 1);
-        }
-        lock(&store.shared.syncing).logs[0] = log;
-        assert_eq!(all(&store)[0].2, 3); // not acknowledged, but stored
-        store.close().expect("closed");
-        assert!(matches!(
-            store.get(b"a", |_, _| ()),
-            Err(StoreError::Closed)
-        ));
-    }
-
-    #[test]
-    fn a_failed_condition_changes_nothing() {
-        let folder = Folder::new("condition");
-        let store = folder.store();
-        store
-            .commit(&[Operation::Put(b"a", b"1")], &[(b"a", 0)], false)
-            .expect("a commit");
-        let outcome = store.commit(&[Operation::Delete(b"a")], &[(b"a", 1), (b"b", 3)], false);
-        assert!(matches!(outcome, Err(StoreError::Conflict(1, 0))));
-        assert_eq!(all(&store), [(b"a".to_vec(), b"1".to_vec(), 1)]);
-        store.close().expect("closed");
-    }
-
-    #[test]
-    fn a_second_opening_is_busy() {
-        let folder = Folder::new("busy");
-        let store = folder.store();
-        let second = Store::open(&folder.0.join("store"), OPTIONS);
-        assert!(matches!(second, Err(StoreError::Busy(_))));
-        store.close().expect("closed");
-    }
-
-    #[test]
-    fn durable_commits_of_many_threads_are_all_synced() {
-        let folder = Folder::new("group");
-        let store = folder.store();
-        std::thread::scope(|scope| {
-            for thread in 0..4_u8 {
-                let store = &store;
-                scope.spawn(move || {
-                    for number in 0..20_u8 {
-                        let key = [thread, number];
-                        let put = [Operation::Put(&key, b"")];
-                        let revision = store.commit(&put, &[], true).expect("a commit");
-                        assert!(lock(&store.shared.syncing).synced >= revision);
-                    }
-                });
-            }
-        });
-        assert_eq!(store.revision().expect("a revision"), 80);
-        store.close().expect("closed");
-    }
-}
+mod faults;
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@
 //!    them, whole, and redb overwrites nothing of that state before the next is synced.
 //! 2. A kill costs no walk through the file: every transaction stores what is free, too.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::ops::Bound;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
@@ -77,16 +77,12 @@ impl TreeFile {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let descriptor = file.as_raw_fd();
         guarded(|| {
-            let backend = FileBackend::new(file).map_err(engine)?;
-            let database = Builder::new()
-                .set_cache_size(options.cache_bytes)
-                .create_with_backend(backend)
-                .map_err(|error| match error {
-                    DatabaseError::UpgradeRequired(format) => {
-                        StoreError::Damaged(format!("it is a redb file of the old format {format}"))
-                    }
-                    other => engine(other),
-                })?;
+            let database = build(file, options).map_err(|error| match error {
+                DatabaseError::UpgradeRequired(format) => {
+                    StoreError::Damaged(format!("it is a redb file of the old format {format}"))
+                }
+                other => engine(other),
+            })?;
             let (identity, revision) = read_meta(&database)?;
             Ok(Self {
                 database,
@@ -154,6 +150,17 @@ impl TreeFile {
         fill(&transaction, rows, revision)?;
         transaction.commit().map_err(engine)
     }
+}
+
+fn build(file: File, options: &Options) -> Result<Database, DatabaseError> {
+    let mut builder = Builder::new();
+    builder.set_cache_size(options.cache_bytes);
+    let backend = FileBackend::new(file)?;
+    #[cfg(test)]
+    if let Some(faults) = options.faults {
+        return builder.create_with_backend(faults.watch(backend)?);
+    }
+    builder.create_with_backend(backend)
 }
 
 fn fill<'a>(

@@ -24,6 +24,7 @@ from nexus.contracts.metadata import Buffer
 
 _KEEP_SIZE = 1  # linux/falloc.h
 _PUNCH_HOLE = 2
+FULL_HINT = "delete something, or run `nexus gc`"
 _fdatasync = getattr(os, "fdatasync", os.fsync)
 
 
@@ -132,6 +133,21 @@ class Disk:
             self.close(fd)
 
 
+def put_in_place(written: str, path: str, disk: Disk) -> None:
+    """Have a file that is written take its place, durably: whole, or as if it had never been.
+
+    Syncs the file, renames it, which replaces what is there, and syncs the directory. Errors:
+    OSError.
+    """
+    fd = disk.open(written, os.O_RDWR)
+    try:
+        disk.fsync(fd)
+    finally:
+        disk.close(fd)
+    disk.rename(written, path)
+    disk.fsync_directory(os.path.dirname(path))
+
+
 def folder_place(path: str) -> tuple[str, ...]:
     """Return what tells a folder and those above it apart, whatever names they go by.
 
@@ -186,7 +202,7 @@ def storage_error(operation: str, path: str | None, error: OSError) -> NexusErro
     """Return the NexusError for an error of the operating system."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpaceError(operation, path, reason, hint="delete something, or run `nexus gc`")
+        return NoSpaceError(operation, path, reason, hint=FULL_HINT)
     if error.errno == errno.EROFS:
         return ReadOnlyError(operation, path, reason)
     if error.errno in (errno.EACCES, errno.EPERM):

@@ -45,7 +45,7 @@ from nexus.contracts.metastore import (
     StoredEntry,
 )
 from nexus.lib import native
-from nexus.lib.disk import Disk, storage_error
+from nexus.lib.disk import Disk, put_in_place, storage_error
 from nexus.storage.metastore.head_file import HeadFile
 from nexus.storage.metastore.ordered import conflict_error, scan_range
 from nexus.storage.metastore.space_reserve import SpaceReserve
@@ -55,7 +55,6 @@ _CHECKED_AT_ONCE = 1000
 _LOG_SUFFIXES = (".log", ".log2")
 _LOGS_IN_RESERVE = 4
 """On a nearly full disk the reserve holds two logs, and as much to write them back."""
-_FULL_HINT = "delete something, or run `nexus gc`"
 _DAMAGE_HINT = "restore the file from a backup"
 
 
@@ -158,11 +157,16 @@ class RedbMetastore(MetastoreABC):
         InvalidArgumentError for keys or values that are not bytes, ClosedError.
         """
         if not (self._reserve.held or reclaim or self._closed):
-            self._restore_reserve()
+            with self._turn:
+                self._reserve.restore_for(self._path)
         try:
             revision = self._commit(batch, conditions, durable)
         except NoSpaceError:
-            if not (reclaim and self._release_reserve()):
+            if not reclaim:
+                raise
+            with self._turn:
+                released = self._reserve.release_for(self._path)
+            if not released:
                 raise
             revision = self._commit(batch, conditions, durable)
         with self._turn:
@@ -226,25 +230,6 @@ class RedbMetastore(MetastoreABC):
             self._recorded_synced = revision
             self._head.record_synced(revision)
 
-    # Space
-
-    def _restore_reserve(self) -> None:
-        """Refuse what may not take space while the reserve is used up."""
-        try:
-            with self._turn:
-                if self._reserve.restore():
-                    return
-        except OSError as error:
-            raise storage_error("commit", self._path, error) from error
-        raise NoSpaceError("commit", self._path, "the disk is full", hint=_FULL_HINT)
-
-    def _release_reserve(self) -> bool:
-        try:
-            with self._turn:
-                return self._reserve.release()
-        except OSError as error:
-            raise storage_error("commit", self._path, error) from error
-
     # Files
 
     def _create(self) -> None:
@@ -255,13 +240,7 @@ class RedbMetastore(MetastoreABC):
             with suppress(FileNotFoundError):
                 disk.unlink(temporary)
             self._kernel.create_store(temporary, int.from_bytes(os.urandom(8), "big"))
-            fd = disk.open(temporary, os.O_RDWR)
-            try:
-                disk.fsync(fd)
-            finally:
-                disk.close(fd)
-            disk.rename(temporary, self._path)
-            disk.fsync_directory(os.path.dirname(self._path))
+            put_in_place(temporary, self._path, disk)
         except NexusError:
             raise  # an OSError too, and already says what is wrong
         except self._kernel.StoreError as error:
@@ -313,7 +292,7 @@ class RedbMetastore(MetastoreABC):
         except self._kernel.StoreError as error:
             answer = self._error("open", error)
             # Opening writes the logs back; on a full disk the reserve gives the room.
-            if not (isinstance(answer, NoSpaceError) and self._release_reserve()):
+            if not (isinstance(answer, NoSpaceError) and self._reserve.release_for(self._path)):
                 raise answer from error
             try:
                 self._store = opened()
@@ -333,21 +312,18 @@ class RedbMetastore(MetastoreABC):
             raise storage_error("open", self._path, error) from error
 
     def _check_witness(self, *, accept_loss: bool) -> None:
-        stored, newest = self.revision(), self._head.newest()
-        if newest > stored and not accept_loss:
-            count = newest - stored
-            reason = f"the last {count} commits are missing: the end of the log is damaged or gone"
-            hint = "`nexus fsck --repair` accepts the loss"
-            raise CorruptionError("open", self._path, reason, hint=hint)
-        if newest > stored:
+        revision = self.revision()
+        missing = self._head.missing(revision, self._path, accept_loss=accept_loss)
+        if missing:
             # Revisions of lost commits were given out and must not come back.
+            revision += missing
             try:
-                self._store.skip_to(newest)
+                self._store.skip_to(revision)
             except self._kernel.StoreError as error:
                 raise self._error("open", error) from error
-            self._head.restart(newest)
+            self._head.restart(revision)
         # Opening ends with a checkpoint, so that all of it is synced.
-        self._recorded = self._recorded_synced = max(stored, newest)
+        self._recorded = self._recorded_synced = revision
         self._head.record(self._recorded)
         self._head.record_synced(self._recorded)
 
