@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from nexus.lib.native import chosen
 
 if TYPE_CHECKING or chosen().module is None:
+    from nexus.storage.object_store.segment_file import packed_record
     from nexus.storage.stream.stream_buffer import StreamBuffer
 else:
-    from nexus._kernel import StreamBuffer
+    from nexus._kernel import StreamBuffer, packed_record
 
-__all__ = ["StreamBuffer"]
+__all__ = ["StreamBuffer", "packed_record"]

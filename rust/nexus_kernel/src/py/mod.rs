@@ -27,7 +27,7 @@ mod kernel {
     #[pymodule_export]
     use super::router::VFSRouter;
     #[pymodule_export]
-    use super::segment_record::SegmentExtent;
+    use super::segment_record::{SegmentExtent, packed_record};
     #[pymodule_export]
     use super::store::{OrderedStore, StoreConflict, StoreError, create_store};
     #[pymodule_export]

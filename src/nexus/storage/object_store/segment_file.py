@@ -165,6 +165,12 @@ def record_header(object_id: bytes, data: Buffer, stored_at_ns: int) -> bytes:
     return fields + _SEALS.pack(check, xxh3_64_intdigest(data, check))
 
 
+def packed_record(object_id: bytes, data: bytes, stored_at_ns: int, /) -> bytes:
+    """Return the whole record of an object."""
+    header = record_header(object_id, data, stored_at_ns)
+    return b"".join((header, data, padding(len(data))))
+
+
 def padding(size: int) -> bytes:
     """Return the zeros that stand after the object's bytes."""
     return bytes(-size % UNIT)

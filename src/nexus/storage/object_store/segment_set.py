@@ -57,6 +57,7 @@ from nexus.storage.object_store.segment_file import (
     record_bytes,
     record_header,
 )
+from nexus.storage.primitives import packed_record
 
 SEGMENT_BYTES = 64 << 20
 """A segment takes no record past this. Few enough files, and little to copy at a time."""
@@ -169,6 +170,10 @@ class SegmentSet:
 
     def append_locked(self, items: Sequence[Item]) -> None:
         """Append records, and then their entries."""
+        total = sum(record_bytes(len(item[1])) for item in items)
+        if self._active is not None and self._end + total <= self.segment_bytes:
+            self._write_locked(self._active, items, total)
+            return
         start = 0
         while start < len(items):
             segment = self._active
@@ -190,16 +195,14 @@ class SegmentSet:
     def _write_locked(self, segment: SegmentFile, items: Sequence[Item], length: int) -> None:
         if self._zeros_ahead:
             self._write_zeros_locked(segment, self._end + length)
-        parts: list[Buffer] = []
         entries: list[Entry] = []
         end = self._end
         for key, data, at_ns in items:
-            parts += (record_header(key, data, at_ns), data, padding(len(data)))
             entries.append(Entry(key, segment.number, end // UNIT, len(data), 0, at_ns))
             end += record_bytes(len(data))
         self._unsynced.setdefault(segment.number, self._end)
         at = self._end
-        for part in parts if length > _JOINED_BYTES and len(items) == 1 else (b"".join(parts),):
+        for part in _joined(items, length):
             self._disk.pwrite_all(segment.fd, part, at)
             at += len(part)
         # Before the index: a record that an entry points to must not be written over.
@@ -448,6 +451,16 @@ class SegmentSet:
                     self._disk.punch_hole(segment.fd, gap, start - gap)
                 gap = max(gap, end)
         return max(0, before - self.allocated(number))
+
+
+def _joined(items: Sequence[Item], length: int) -> Sequence[Buffer]:
+    """Return the records of objects, all of ``length`` bytes, in as few pieces as is cheap."""
+    if len(items) > 1:
+        return (b"".join(packed_record(key, bytes(data), at) for key, data, at in items),)
+    key, data, at_ns = items[0]
+    if length > _JOINED_BYTES:
+        return record_header(key, data, at_ns), data, padding(len(data))
+    return (packed_record(key, bytes(data), at_ns),)
 
 
 @contextmanager
