@@ -7,8 +7,6 @@ breaks. It calls no hook and keeps nothing.
 
 from __future__ import annotations
 
-import inspect
-
 from nexus.contracts.errors import InvalidArgumentError
 from nexus.contracts.vfs_hooks import (
     POINTS,
@@ -94,6 +92,8 @@ def _check_meter(owner: str, meter: object) -> None:
 def _check_callable(owner: str, what: str, hook: object, takes: int, rule: str) -> None:
     if not callable(hook):
         raise wrong(owner, what, f"{rule}, but cannot be called")
+    import inspect  # costs start-up time, and most programs register no hook
+
     if inspect.iscoroutinefunction(hook):
         raise wrong(owner, what, f"{rule}, and is a plain function, not a coroutine")
     try:
