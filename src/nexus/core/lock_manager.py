@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Final
@@ -169,7 +169,9 @@ class LocalLockManager(LockManagerABC):
             hold = self._holds.get(name, {}).get(lock_id)
             if hold is None:
                 return False
-            self._drop([self._store.get(_prefix(name) + revision_key(hold.token))])
+            record = self._store.get(_prefix(name) + revision_key(hold.token))
+            if record is not None:
+                self._drop([record])
             self._forget(name, lock_id)
             return self._semaphore.release(name, lock_id)
 
@@ -197,13 +199,9 @@ class LocalLockManager(LockManagerABC):
         """Return the records of holds that have ended."""
         return [r for r in self._records(name) if decode_lock(r).lock_id not in live]
 
-    def _drop(self, records: Sequence[Sealed | None]) -> None:
-        mutation = Mutation(reclaim=True)
-        for record in records:
-            if record is not None:
-                mutation.delete(record)
-        if mutation.deletes:
-            self._store.commit(mutation, durable=self._durable)
+    def _drop(self, records: list[Sealed]) -> None:
+        if records:
+            self._store.commit(Mutation(reclaim=True, deletes=records), durable=self._durable)
 
     def _forget(self, name: str, lock_id: str) -> None:
         left = {i: hold for i, hold in self._holds.get(name, {}).items() if i != lock_id}
