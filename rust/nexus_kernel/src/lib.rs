@@ -11,6 +11,7 @@ pub mod ring_buffer;
 pub mod router;
 pub mod store;
 pub mod stream_buffer;
+pub mod watch_table;
 
 #[cfg(feature = "python")]
 mod py;

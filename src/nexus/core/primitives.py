@@ -15,7 +15,8 @@ if TYPE_CHECKING or chosen().module is None:
     from nexus.core.path_trie import PathTrie
     from nexus.core.ring_buffer import RingBuffer
     from nexus.core.router import VFSRouter
+    from nexus.core.watch_table import WatchTable
 else:
-    from nexus._kernel import PathTrie, RingBuffer, VFSRouter, decode_event
+    from nexus._kernel import PathTrie, RingBuffer, VFSRouter, WatchTable, decode_event
 
-__all__ = ["PathTrie", "RingBuffer", "VFSRouter", "decode_event"]
+__all__ = ["PathTrie", "RingBuffer", "VFSRouter", "WatchTable", "decode_event"]

@@ -6,6 +6,7 @@ mod ring_buffer;
 mod router;
 mod store;
 mod stream_buffer;
+mod watch_table;
 
 use pyo3::pymodule;
 
@@ -23,4 +24,6 @@ mod kernel {
     use super::store::{OrderedStore, StoreConflict, StoreError, create_store};
     #[pymodule_export]
     use super::stream_buffer::StreamBuffer;
+    #[pymodule_export]
+    use super::watch_table::WatchTable;
 }
