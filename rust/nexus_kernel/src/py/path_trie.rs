@@ -18,8 +18,8 @@ impl PathTrie {
         Self(Mutex::new(Trie::new()))
     }
 
-    fn __len__(&self) -> usize {
-        self.trie().len()
+    fn __bool__(&self) -> bool {
+        !self.trie().is_empty()
     }
 
     #[pyo3(signature = (path, item, /))]
