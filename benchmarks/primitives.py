@@ -25,8 +25,8 @@ from benchmarks.harness import (
     timed,
 )
 from benchmarks.small_files import FILE_BYTES, OS_WRITE, os_write
+from nexus.core.primitives import VFSLockManager
 from nexus.core.router import VFSRouter
-from nexus.core.vfs_lock import VFSLockManager
 from nexus.sdk import NexusFilesystem, connect
 
 SECTION = "primitives"

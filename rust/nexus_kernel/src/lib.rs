@@ -7,6 +7,7 @@ pub mod commit_log;
 pub mod ring_buffer;
 pub mod router;
 pub mod store;
+pub mod vfs_lock;
 
 #[cfg(feature = "python")]
 mod py;

@@ -13,7 +13,8 @@ from nexus.lib.native import chosen
 if TYPE_CHECKING or chosen().module is None:
     from nexus.core.ring_buffer import RingBuffer
     from nexus.core.router import VFSRouter
+    from nexus.core.vfs_lock import VFSLockManager
 else:
-    from nexus._kernel import RingBuffer, VFSRouter
+    from nexus._kernel import RingBuffer, VFSLockManager, VFSRouter
 
-__all__ = ["RingBuffer", "VFSRouter"]
+__all__ = ["RingBuffer", "VFSLockManager", "VFSRouter"]

@@ -3,6 +3,7 @@
 mod ring_buffer;
 mod router;
 mod store;
+mod vfs_lock;
 
 use pyo3::pymodule;
 
@@ -14,4 +15,6 @@ mod kernel {
     use super::router::VFSRouter;
     #[pymodule_export]
     use super::store::{OrderedStore, StoreConflict, StoreError, create_store};
+    #[pymodule_export]
+    use super::vfs_lock::{Hold, HoldSet, VFSLockManager};
 }
