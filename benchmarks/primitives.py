@@ -27,7 +27,7 @@ from benchmarks.harness import (
 )
 from benchmarks.small_files import FILE_BYTES, OS_WRITE, os_write
 from nexus.core.primitives import VFSRouter
-from nexus.core.vfs_lock import make_vfs_locks
+from nexus.core.vfs_locks import make_vfs_locks
 from nexus.lib.native import chosen
 from nexus.sdk import NexusFilesystem, connect
 

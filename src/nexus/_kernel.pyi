@@ -1,14 +1,18 @@
 """The binding of the crate ``rust/nexus_kernel``: the primitives of the kernel in Rust."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import Any, Generic, TypeVar, final
+
+from typing_extensions import disjoint_base
 
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import FileMetadata
 from nexus.core.record_seal import Sealed
 
 __all__ = [
+    "Hold",
+    "HoldSet",
     "OrderedStore",
     "PathTrie",
     "RingBuffer",
@@ -16,6 +20,7 @@ __all__ = [
     "StoreConflict",
     "StoreError",
     "StreamBuffer",
+    "VFSLockManager",
     "VFSRouter",
     "WatchTable",
     "create_store",
@@ -111,6 +116,35 @@ class WatchTable(Generic[_T]):
         self, zone_id: str, path: str, new_path: str | None, of_subtree: bool, /
     ) -> list[_T]: ...
     def __class_getitem__(cls, key: Any) -> Any: ...
+
+@final
+class Hold:
+    """Twin of :class:`nexus.core.vfs_lock.Hold`."""
+
+    def release(self) -> None: ...
+    def __enter__(self) -> Hold: ...
+    def __exit__(self, _class: object, _error: object, _traceback: object, /) -> None: ...
+
+@final
+class HoldSet:
+    """Twin of :class:`nexus.core.vfs_lock.HoldSet`."""
+
+    def release(self) -> None: ...
+    def __enter__(self) -> HoldSet: ...
+    def __exit__(self, _class: object, _error: object, _traceback: object, /) -> None: ...
+
+@disjoint_base
+class VFSLockManager:
+    """Twin of :class:`nexus.core.vfs_lock.VFSLockManager`."""
+
+    def __new__(cls, timeout_s: float = 30.0) -> VFSLockManager: ...
+    after_release: Callable[[], object] | None
+    def read(self, path: str, timeout_s: float | None = None) -> Hold: ...
+    def write(self, path: str, timeout_s: float | None = None) -> Hold: ...
+    def write_many(self, paths: Iterable[str], timeout_s: float | None = None) -> HoldSet: ...
+    def copy_pair(self, source: str, target: str, timeout_s: float | None = None) -> HoldSet: ...
+    def held(self) -> dict[str, str]: ...
+    def waiting(self) -> int: ...
 
 class StoreError(Exception):
     """A call of a store failed: ``(kind, reason, errno or None)``."""

@@ -164,7 +164,7 @@ def test_a_waiter_whose_lock_is_granted_while_it_is_interrupted_gives_it_back(
     held = nx.locks.write("/root/d/f")
 
     def interrupt() -> None:
-        wait_for(lambda: nx.locks._waiters)
+        wait_for(nx.locks.waiting)
         signal.pthread_kill(main, signal.SIGINT)
 
     interrupter = threading.Thread(target=interrupt)

@@ -17,6 +17,7 @@ pub mod store;
 pub mod store_error;
 pub mod stream_buffer;
 pub mod tree_file;
+pub mod vfs_lock;
 pub mod watch_table;
 
 #[cfg(feature = "python")]

@@ -16,11 +16,13 @@ if TYPE_CHECKING or chosen().module is None:
     from nexus.core.record_seal import seal_record, unseal_record
     from nexus.core.ring_buffer import RingBuffer
     from nexus.core.router import VFSRouter
+    from nexus.core.vfs_lock import VFSLockManager
     from nexus.core.watch_table import WatchTable
 else:
     from nexus._kernel import (
         PathTrie,
         RingBuffer,
+        VFSLockManager,
         VFSRouter,
         WatchTable,
         decode_event,
@@ -31,6 +33,7 @@ else:
 __all__ = [
     "PathTrie",
     "RingBuffer",
+    "VFSLockManager",
     "VFSRouter",
     "WatchTable",
     "decode_event",

@@ -9,6 +9,7 @@ mod router;
 mod segment_record;
 mod store;
 mod stream_buffer;
+mod vfs_lock;
 mod watch_table;
 
 use pyo3::pymodule;
@@ -33,6 +34,8 @@ mod kernel {
     use super::store::{OrderedStore, StoreConflict, StoreError, create_store};
     #[pymodule_export]
     use super::stream_buffer::StreamBuffer;
+    #[pymodule_export]
+    use super::vfs_lock::{Hold, HoldSet, VFSLockManager};
     #[pymodule_export]
     use super::watch_table::WatchTable;
 }
