@@ -13,6 +13,8 @@ __all__ = [
     "StoreError",
     "VFSRouter",
     "create_store",
+    "is_store_whole",
+    "rebuild_store",
 ]
 
 _T = TypeVar("_T")
@@ -85,3 +87,7 @@ class OrderedStore:
     def close(self) -> None: ...
 
 def create_store(path: str | PathLike[str], identity: int) -> None: ...
+def is_store_whole(path: str | PathLike[str]) -> bool: ...
+def rebuild_store(
+    path: str | PathLike[str], rebuilt: str | PathLike[str], spare_identity: int
+) -> int: ...

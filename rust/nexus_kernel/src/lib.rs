@@ -7,6 +7,7 @@ pub mod commit_log;
 pub mod memtable;
 pub mod ring_buffer;
 pub mod router;
+pub mod salvage;
 pub mod store;
 pub mod store_error;
 pub mod tree_file;

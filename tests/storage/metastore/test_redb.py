@@ -152,6 +152,87 @@ def release(store: RedbMetastore) -> None:
         return
 
 
+# Building anew
+
+ROWS = 3000
+
+
+@pytest.fixture
+def damaged(path) -> tuple[str, list[bytes]]:
+    """A store with a zeroed leaf amid its tree and commits in its log; the keys it had."""
+    keys = [b"row%06d" % n for n in range(ROWS)]
+    with closing(open_store(path)) as store:
+        store.commit(Batch([(key, bytes(100)) for key in keys]))
+    whole = Path(path).read_bytes()
+    leaves = [
+        at for at in range(4096, len(whole), 4096) if whole[at] == 1 and b"row" in whole[at:][:4096]
+    ]
+    with open(path, "r+b") as file:
+        file.seek(leaves[len(leaves) // 2])
+        file.write(bytes(4096))
+    return path, keys
+
+
+def test_a_damaged_leaf_is_told_and_building_anew_loses_its_rows_and_no_others(damaged):
+    path, keys = damaged
+    with closing(open_store(path)) as store:
+        assert store.check() != []
+        with pytest.raises(CorruptionError, match="builds the file anew"):
+            store.scan(b"", limit=ROWS)
+        assert store.commit(Batch([(b"a", b"in the log")])) == 2
+    with closing(open_store(path, accept_loss=True)) as store:
+        found = [entry.key for entry in store.scan(b"row", limit=ROWS)]
+        assert set(found) < set(keys)
+        assert len(found) > ROWS - 50
+        assert store.check() == []
+        assert store.get(b"a") == (b"in the log", 2)
+        assert store.commit(Batch([(b"new", b"row")])) == 3
+    assert os.path.exists(path + ".damaged")
+    with closing(open_store(path)) as store:
+        assert store.check() == []
+
+
+def test_commits_in_the_logs_go_on_from_the_file_built_anew(damaged, tmp_path):
+    path, _ = damaged
+    with closing(open_store(path)) as store:
+        store.commit(Batch([(b"row%06d" % 7, b"newer")]))
+        copy = image(path, tmp_path / "copy")
+    with closing(open_store(copy, accept_loss=True)) as store:
+        assert store.revision() == 2
+        assert store.get(b"row%06d" % 7) == (b"newer", 2)
+
+
+def test_a_store_that_is_whole_is_not_built_anew(path):
+    with closing(open_store(path)) as store:
+        store.commit(Batch([(b"k", b"v")]))
+    with closing(open_store(path, accept_loss=True)) as store:
+        assert store.get(b"k") == (b"v", 1)
+    assert not os.path.exists(path + ".damaged")
+
+
+@pytest.mark.parametrize("call", ["unlink", "fsync", "rename"])
+def test_a_rebuilding_that_fails_anywhere_leaves_the_damaged_store_in_place(damaged, call):
+    path, _ = damaged
+    disk = FaultyDisk()
+    Path(path + ".rebuilt").write_bytes(b"left by a kill")
+    with disk.failing(call), pytest.raises(NexusError):
+        open_store(path, disk=disk, accept_loss=True)
+    with closing(open_store(path)) as store:
+        assert store.check() != []
+    with closing(open_store(path, accept_loss=True)) as store:
+        assert store.check() == []
+
+
+def test_a_damaged_header_is_an_error_that_names_the_backup(path):
+    with closing(open_store(path)) as store:
+        store.commit(Batch([(b"k", b"v")]))
+    with open(path, "r+b") as file:
+        file.seek(64)
+        file.write(bytes(256))
+    with pytest.raises(CorruptionError, match="restore the file from a backup"):
+        open_store(path, accept_loss=True)
+
+
 # Kills and power cuts
 
 

@@ -13,5 +13,7 @@ mod kernel {
     #[pymodule_export]
     use super::router::VFSRouter;
     #[pymodule_export]
-    use super::store::{OrderedStore, StoreConflict, StoreError, create_store};
+    use super::store::{
+        OrderedStore, StoreConflict, StoreError, create_store, is_store_whole, rebuild_store,
+    };
 }
