@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -426,10 +426,10 @@ def a_full_store_can_be_emptied(directory: str) -> None:
         assert store.commit(Batch([(b"k", b"v")])) == store.revision()
 
 
-def fill(store: RedbMetastore) -> list[bytes]:
+def fill(store: RedbMetastore, prefix: bytes = b"k") -> list[bytes]:
     keys: list[bytes] = []
     while True:
-        key = b"k%06d" % len(keys)
+        key = prefix + b"%06d" % len(keys)
         try:
             store.commit(Batch([(key, random.Random(len(keys)).randbytes(20_000))]))
         except NoSpaceError:
@@ -440,3 +440,63 @@ def fill(store: RedbMetastore) -> list[bytes]:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tmpfs")
 def test_a_full_disk_refuses_writes_and_lets_deletes_through(tmp_path):
     run_on_small_disk(a_full_store_can_be_emptied, str(tmp_path), size_bytes=16 << 20)
+
+
+def a_store_on_a_disk_that_others_fill_can_be_emptied(directory: str) -> None:
+    keys = [b"k%06d" % number for number in range(30_000)]
+    random.Random(1).shuffle(keys)
+    with closing(open_store(directory + "/m.db", reserve_bytes=2 << 20)) as store:
+        for start in range(0, len(keys), 500):
+            store.commit(Batch([(key, bytes(150)) for key in keys[start : start + 500]]))
+        with open(directory + "/others", "wb") as others, suppress(OSError):
+            while True:
+                others.write(bytes(1 << 16))
+        for key in keys + fill(store, b"more"):
+            store.commit(Batch([], [key]), reclaim=True)
+        os.unlink(directory + "/others")
+        store.commit(Batch([(b"more", b"")]))
+        assert [entry.key for entry in store.scan(b"")] == [b"more"]
+    with closing(open_store(directory + "/m.db", reserve_bytes=2 << 20)) as store:
+        assert [entry.key for entry in store.scan(b"")] == [b"more"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tmpfs")
+def test_deletes_get_through_on_a_disk_that_others_have_filled(tmp_path):
+    body = a_store_on_a_disk_that_others_fill_can_be_emptied
+    run_on_small_disk(body, str(tmp_path), size_bytes=48 << 20)
+
+
+def a_full_store_opens_after_a_kill(directory: str) -> None:
+    script = FILLER.format(path=directory + "/m.db")
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    count = int(child.stdout)
+    with closing(open_store(directory + "/m.db", reserve_bytes=2 << 20)) as store:
+        assert len(store.scan(b"", limit=count + 1)) == count
+        for number in range(count):
+            store.commit(Batch([], [b"k%06d" % number]), reclaim=True)
+        assert store.scan(b"") == []
+
+
+FILLER = """
+import os, signal
+from nexus.contracts.errors import NoSpaceError
+from nexus.contracts.metastore import Batch
+from nexus.lib.disk import Disk
+from nexus.storage.metastore.redb import RedbMetastore
+
+store = RedbMetastore({path!r}, disk=Disk(), create=True, reserve_bytes=2 << 20)
+count = 0
+try:
+    while True:
+        store.commit(Batch([(b"k%06d" % count, os.urandom(3000))]))
+        count += 1
+except NoSpaceError:
+    print(count, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tmpfs")
+def test_a_full_disk_does_not_keep_a_killed_store_from_opening(tmp_path):
+    run_on_small_disk(a_full_store_opens_after_a_kill, str(tmp_path), size_bytes=16 << 20)
