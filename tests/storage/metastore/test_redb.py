@@ -300,6 +300,48 @@ def test_sigkill_at_any_moment_loses_no_acknowledged_commit(path, durability):
             assert store.get(b"row%d" % (number % 50)) == (b"%d" % number * 20, found[1])
 
 
+ENDS = """
+import os, signal, sys
+from nexus.contracts.metastore import Batch
+from nexus.lib.disk import Disk
+from nexus.storage.metastore.redb import RedbMetastore
+
+path, end = sys.argv[1:]
+store = RedbMetastore(path, disk=Disk(), create=True, reserve_bytes=0, log_limit_bytes=20_000)
+children = []
+for number in range(600):
+    # A checkpoint is under way most of the time.
+    store.commit(Batch([(b"k%04d" % number, bytes(200))]))
+    if end == "fork" and number % 20 == 19:
+        child = os.fork()
+        if child == 0:
+            store.in_forked_child()
+            del store
+            sys.exit(7)
+        children.append(child)
+for child in children:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+if end == "raise":
+    raise RuntimeError("not closed")
+if end == "drop":
+    del store
+    store = RedbMetastore(path, disk=Disk(), create=False, reserve_bytes=0)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("end", ["exit", "raise", "drop", "fork"])
+def test_a_process_ends_and_forks_amid_checkpoints_with_nothing_lost(path, end):
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", ENDS, path, end]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    if end == "raise":
+        assert "not closed" in ended.stderr
+    else:
+        assert (ended.stdout, ended.stderr) == ("done\n", "")
+    with closing(open_store(path)) as store:
+        assert store.revision() == len(store.scan(b"k")) == 600
+
+
 # Concurrency and arguments
 
 
