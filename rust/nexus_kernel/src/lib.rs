@@ -12,6 +12,7 @@ pub mod paths;
 pub mod record_seal;
 pub mod ring_buffer;
 pub mod router;
+pub mod salvage;
 pub mod segment_record;
 pub mod store;
 pub mod store_error;

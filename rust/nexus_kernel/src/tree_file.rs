@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use redb::backends::FileBackend;
 use redb::{
-    AccessGuard, Builder, Database, DatabaseError, ReadOnlyTable, ReadableDatabase, Table,
-    TableDefinition, WriteTransaction,
+    AccessGuard, Builder, Database, DatabaseError, ReadOnlyTable, ReadableDatabase,
+    ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
 };
 
 use crate::memtable::{Memtable, Row};
@@ -74,10 +74,26 @@ pub fn create(path: &Path, identity: u64) -> Result<(), StoreError> {
 impl TreeFile {
     /// Open the file, repairing what a kill has left.
     pub fn open(path: &Path, options: &Options) -> Result<Self, StoreError> {
+        Self::build(path, |file| build(file, options))
+    }
+
+    /// The same, keeping so much of it in memory.
+    pub fn open_with_cache(path: &Path, cache_bytes: usize) -> Result<Self, StoreError> {
+        Self::build(path, |file| {
+            let mut builder = Builder::new();
+            builder.set_cache_size(cache_bytes);
+            builder.create_with_backend(FileBackend::new(file)?)
+        })
+    }
+
+    fn build(
+        path: &Path,
+        build: impl FnOnce(File) -> Result<Database, DatabaseError>,
+    ) -> Result<Self, StoreError> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let descriptor = file.as_raw_fd();
         guarded(|| {
-            let database = build(file, options).map_err(|error| match error {
+            let database = build(file).map_err(|error| match error {
                 DatabaseError::UpgradeRequired(format) => {
                     StoreError::Damaged(format!("it is a redb file of the old format {format}"))
                 }
@@ -95,10 +111,7 @@ impl TreeFile {
 
     /// The entries as they are now.
     pub fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        guarded(|| {
-            let transaction = self.database.begin_read().map_err(engine)?;
-            Ok(Arc::new(transaction.open_table(ENTRIES).map_err(engine)?))
-        })
+        entries(&self.database)
     }
 
     /// Write the entries and the revision in one transaction, synced.
@@ -133,6 +146,12 @@ impl TreeFile {
             }
         }
         guarded(|| self.transact(slice.into_iter(), Some(revision)))
+    }
+
+    /// How many entries there are.
+    pub fn count(&self) -> Result<u64, StoreError> {
+        let table = self.snapshot()?;
+        guarded(|| table.len().map_err(engine))
     }
 
     /// Release the file, noting that nothing needs repair.
@@ -188,7 +207,16 @@ fn fill<'a>(
     Ok(())
 }
 
-fn read_meta(database: &Database) -> Result<(u64, u64), StoreError> {
+/// The entries of a database as they are now.
+pub fn entries(database: &Database) -> Result<Snapshot, StoreError> {
+    guarded(|| {
+        let transaction = database.begin_read().map_err(engine)?;
+        Ok(Arc::new(transaction.open_table(ENTRIES).map_err(engine)?))
+    })
+}
+
+/// The identity and the revision of a database. Errors: Damaged where it is not a metastore's.
+pub fn read_meta(database: &Database) -> Result<(u64, u64), StoreError> {
     let foreign = |_| StoreError::Damaged("the tables are not a metastore's".to_owned());
     let transaction = database.begin_read().map_err(engine)?;
     let meta = transaction.open_table(META).map_err(foreign)?;
@@ -310,7 +338,8 @@ impl<'a> Stored<'a> {
     }
 }
 
-fn split(stored: &[u8]) -> Result<(u64, &[u8]), StoreError> {
+/// The version and the value of a stored entry.
+pub fn split(stored: &[u8]) -> Result<(u64, &[u8]), StoreError> {
     match stored.split_first_chunk::<VERSION_BYTES>() {
         Some((version, value)) => Ok((u64::from_le_bytes(*version), value)),
         None => Err(StoreError::Damaged("a record is cut short".to_owned())),

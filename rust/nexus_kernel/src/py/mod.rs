@@ -31,7 +31,9 @@ mod kernel {
     #[pymodule_export]
     use super::segment_record::{SegmentExtent, packed_record};
     #[pymodule_export]
-    use super::store::{OrderedStore, StoreConflict, StoreError, create_store};
+    use super::store::{
+        OrderedStore, StoreConflict, StoreError, create_store, is_store_whole, rebuild_store,
+    };
     #[pymodule_export]
     use super::stream_buffer::StreamBuffer;
     #[pymodule_export]

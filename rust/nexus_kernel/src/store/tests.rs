@@ -182,6 +182,26 @@ fn durable_commits_of_many_threads_are_all_synced() {
     store.close().expect("closed");
 }
 
+#[test]
+fn a_store_of_another_format_is_refused_by_its_number() {
+    let folder = Folder::new("format");
+    let path = folder.0.join("store");
+    create(&path, 7).expect("a store");
+    let database = redb::Database::open(&path).expect("a database");
+    let transaction = database.begin_write().expect("a transaction");
+    {
+        let name = redb::TableDefinition::<&str, u64>::new("meta");
+        let mut meta = transaction.open_table(name).expect("a table");
+        meta.insert("format", 1).expect("written");
+    }
+    transaction.commit().expect("committed");
+    drop(database);
+    let outcome = Store::open(&path, OPTIONS);
+    assert!(
+        matches!(outcome, Err(StoreError::Damaged(reason)) if reason == "its format is 1, not 2")
+    );
+}
+
 /// A sequence that looks random and is the same every time.
 struct Draw(u64);
 

@@ -55,7 +55,8 @@ _CHECKED_AT_ONCE = 1000
 _LOG_SUFFIXES = (".log", ".log2")
 _LOGS_IN_RESERVE = 4
 """On a nearly full disk the reserve holds two logs, and as much to write them back."""
-_DAMAGE_HINT = "restore the file from a backup"
+_FSCK_HINT = "`nexus fsck --repair` builds the file anew from every entry it can reach"
+_BACKUP_HINT = "restore the file from a backup"
 
 
 class RedbMetastore(MetastoreABC):
@@ -77,7 +78,8 @@ class RedbMetastore(MetastoreABC):
     ) -> None:
         """Open the store, making it first when it is absent and ``create`` is set.
 
-        ``accept_loss`` opens a store whose last commits are missing. ``log_limit_bytes`` is how
+        ``accept_loss`` opens a store whose last commits are missing, and builds one anew whose
+        tree is damaged. ``log_limit_bytes`` is how
         long a log grows before a checkpoint begins; a commit waits when the other one is that
         long before the checkpoint has ended.
 
@@ -95,6 +97,8 @@ class RedbMetastore(MetastoreABC):
         if create and not os.path.lexists(self._path):
             self._create()
         self._check_header()
+        if accept_loss:
+            self._rebuild_if_damaged()
         with ExitStack() as undo:
             self._open(log_limit_bytes, reserve_bytes, cache_bytes, undo)
             self._open_beside(undo)
@@ -266,7 +270,18 @@ class RedbMetastore(MetastoreABC):
             raise storage_error("open", self._path, error) from error
         if magic != _MAGIC:
             reason = "this is not a redb database"
-            raise CorruptionError("open", self._path, reason, hint=_DAMAGE_HINT)
+            raise CorruptionError("open", self._path, reason, hint=_BACKUP_HINT)
+
+    def _rebuild_if_damaged(self) -> None:
+        # Imported here: only a checker needs it, and it costs start-up time.
+        from nexus.storage.metastore.redb_salvage import rebuild_if_damaged
+
+        try:
+            rebuild_if_damaged(self._path, disk=self._disk, kernel=self._kernel)
+        except self._kernel.StoreError as error:
+            raise self._error("rebuild", error, hint=_BACKUP_HINT) from error
+        except OSError as error:
+            raise storage_error("rebuild", self._path, error) from error
 
     def _open(
         self, log_limit_bytes: int, reserve_bytes: int, cache_bytes: int, undo: ExitStack
@@ -327,14 +342,14 @@ class RedbMetastore(MetastoreABC):
         self._head.record(self._recorded)
         self._head.record_synced(self._recorded)
 
-    def _error(self, operation: str, error: Exception) -> NexusError:
+    def _error(self, operation: str, error: Exception, *, hint: str = _FSCK_HINT) -> NexusError:
         kind, reason, errno = error.args
         if kind == "closed" and self._closed:
             return ClosedError(operation, self._path, reason)
         if kind == "busy":
             return BusyError(operation, self._path, reason, hint="another process has it open")
         if kind == "damaged":
-            return CorruptionError(operation, self._path, reason, hint=_DAMAGE_HINT)
+            return CorruptionError(operation, self._path, reason, hint=hint)
         if kind == "io":
             return storage_error(operation, self._path, OSError(errno, reason))
         return StorageFailedError(
