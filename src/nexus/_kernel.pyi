@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar, final
 from nexus.core.router import RouteResult
 
 __all__ = [
+    "Chunker",
     "OrderedStore",
     "RingBuffer",
     "StoreConflict",
@@ -16,6 +17,13 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+
+@final
+class Chunker:
+    """Where chunks end; :mod:`nexus.lib.chunking` is its twin and only user."""
+
+    def __new__(cls, min_bytes: int, average_bytes: int, max_bytes: int) -> Chunker: ...
+    def feed(self, piece: bytes, start: int, stop: int, /) -> list[int]: ...
 
 @final
 class RingBuffer:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -25,6 +26,11 @@ from nexus.contracts.metadata import Buffer
 _KEEP_SIZE = 1  # linux/falloc.h
 _PUNCH_HOLE = 2
 _fdatasync = getattr(os, "fdatasync", os.fsync)
+
+
+def _pwritev(fd: int, parts: Sequence[Buffer], offset: int) -> int:
+    """Return how many bytes were written: none where the system has no pwritev(2)."""
+    return os.pwritev(fd, parts, offset) if hasattr(os, "pwritev") else 0
 
 
 class Disk:
@@ -70,6 +76,18 @@ class Disk:
         rest = memoryview(data)
         while written < len(rest):
             written += os.pwrite(fd, rest[written:], offset + written)
+
+    def pwrite_parts(self, fd: int, parts: Sequence[Buffer], offset: int) -> None:
+        """Write buffers one after the other from ``offset`` on, without joining them.
+
+        Errors: OSError, with a prefix written.
+        """
+        written = _pwritev(fd, parts, offset)
+        for part in parts:
+            if written < len(part):  # counts bytes: a record's parts are flat
+                self.pwrite_all(fd, memoryview(part)[max(0, written) :], offset + max(0, written))
+            written -= len(part)
+            offset += len(part)
 
     def truncate(self, fd: int, size_bytes: int) -> None:
         """ftruncate(2)."""

@@ -12,7 +12,7 @@ import errno
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -139,6 +139,9 @@ class FaultyDisk(Disk):
             super().pwrite_all(fd, memoryview(data)[: fault.bytes_kept], offset)
         raise _os_error(fault, None)
 
+    def pwrite_parts(self, fd: int, parts: Sequence[Buffer], offset: int) -> None:
+        self.pwrite_all(fd, b"".join(parts), offset)  # one write, with the faults of one
+
     def fsync(self, fd: int) -> None:
         self._enter("fsync")
         super().fsync(fd)
@@ -213,6 +216,11 @@ class KillingDisk(Disk):
     def pwrite_all(self, fd: int, data: Buffer, offset: int) -> None:
         self._live()
         super().pwrite_all(fd, data, offset)
+
+    def pwrite_parts(self, fd: int, parts: Sequence[Buffer], offset: int) -> None:
+        for part in parts:  # a process may end between any two of them
+            self.pwrite_all(fd, part, offset)
+            offset += len(part)
 
     def truncate(self, fd: int, size_bytes: int) -> None:
         self._live()

@@ -146,28 +146,20 @@ class CasStore(ContentStoreABC):
         from concurrent.futures import Future, ThreadPoolExecutor
 
         # Cutting takes about as long as hashing and storing, and all of it runs without the
-        # interpreter's lock: beside each other they take half the time. A third thread takes more
-        # for that lock than it gives.
+        # interpreter's lock. A third thread takes more for that lock than it gives.
         with self._guard.flight() as flight, ThreadPoolExecutor(1) as beside:
             builder = ManifestBuilder()
-            waiting: deque[tuple[Future[_Stored], bytearray]] = deque()
-            free: list[bytearray] = []
+            waiting: deque[Future[_Stored]] = deque()
             for chunk in chunks:
-                # Copied, as the chunk's memory is used again for the next one; into memory that is
-                # used again too, since fresh pages cost more than the copy.
-                buffer = free.pop() if free else bytearray(self._chunking.max_bytes)
-                copied = memoryview(buffer)[: len(chunk)]
-                copied[:] = chunk
-                waiting.append((beside.submit(self._store_chunk, flight, copied), buffer))
+                waiting.append(beside.submit(self._store_chunk, flight, chunk))
                 if len(waiting) > _CHUNKS_AHEAD:
-                    stored, buffer = waiting.popleft()
+                    stored = waiting.popleft()
                     try:
                         builder.add(*stored.result())
                     finally:
                         del stored  # or an error would keep itself alive by its own traceback
-                    free.append(buffer)
             while waiting:
-                builder.add(*waiting.popleft()[0].result())
+                builder.add(*waiting.popleft().result())
             return self._write_manifest(flight, builder)
 
     def _store_chunk(self, flight: Flight, chunk: Buffer) -> _Stored:

@@ -199,10 +199,10 @@ class SegmentSet:
             entries.append(Entry(key, segment.number, end // UNIT, len(data), 0, at_ns))
             end += record_bytes(len(data))
         self._unsynced.setdefault(segment.number, self._end)
-        at = self._end
-        for part in parts if length > _JOINED_BYTES and len(items) == 1 else (b"".join(parts),):
-            self._disk.pwrite_all(segment.fd, part, at)
-            at += len(part)
+        if length > _JOINED_BYTES and len(items) == 1:
+            self._disk.pwrite_parts(segment.fd, parts, self._end)
+        else:
+            self._disk.pwrite_all(segment.fd, b"".join(parts), self._end)
         # Before the index: a record that an entry points to must not be written over.
         self._end = end
         self._indexed_locked(lambda index: index.add(entries))
