@@ -76,8 +76,8 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Item = tuple[bytes, Buffer, int]
-"""An object on its way to a segment: its id, its bytes, when it was stored."""
+Item = tuple[bytes, Buffer, int, bytes | None]
+"""An object on its way to a segment: its id, its bytes, when it was stored, its block seals."""
 
 
 class SegmentSet:
@@ -194,8 +194,8 @@ class SegmentSet:
         parts: list[Buffer] = []
         entries: list[Entry] = []
         end = self._end
-        for key, data, at_ns in items:
-            parts += (record_header(key, data, at_ns), data, padding(len(data)))
+        for key, data, at_ns, seals in items:
+            parts += (record_header(key, data, at_ns, seals), data, padding(len(data)))
             entries.append(Entry(key, segment.number, end // UNIT, len(data), 0, at_ns))
             end += record_bytes(len(data))
         self._unsynced.setdefault(segment.number, self._end)
@@ -241,7 +241,7 @@ class SegmentSet:
         data = self._bytes_at_locked(entry)
         if data is None:
             return
-        self.append_locked([(entry.object_id, data, entry.at_ns)])
+        self.append_locked([(entry.object_id, data, entry.at_ns, None)])
         if entry.aside:
             moved = self.entry_locked(entry.object_id)
             assert moved is not None
