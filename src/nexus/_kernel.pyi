@@ -11,6 +11,7 @@ from nexus.contracts.metadata import FileMetadata
 from nexus.core.record_seal import Sealed
 
 __all__ = [
+    "Chunker",
     "Hold",
     "HoldSet",
     "OrderedStore",
@@ -37,6 +38,13 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+
+@final
+class Chunker:
+    """Where chunks end; :mod:`nexus.lib.chunking` is its twin and only user."""
+
+    def __new__(cls, min_bytes: int, average_bytes: int, max_bytes: int) -> Chunker: ...
+    def feed(self, piece: bytes, start: int, stop: int, /) -> list[int]: ...
 
 @final
 class PathTrie(Generic[_T]):

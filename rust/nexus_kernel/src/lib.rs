@@ -3,6 +3,7 @@
 //!
 //! Only `py`, the thin binding behind the feature `python`, knows Python; it is `nexus._kernel`.
 
+pub mod chunker;
 pub mod commit_log;
 pub mod memtable;
 pub mod metadata_codec;

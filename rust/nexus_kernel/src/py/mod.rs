@@ -1,5 +1,6 @@
 //! `nexus._kernel`: the binding. It converts arguments and answers and decides nothing.
 
+mod chunker;
 mod metadata_codec;
 mod path_trie;
 mod paths;
@@ -16,6 +17,8 @@ use pyo3::pymodule;
 
 #[pymodule(name = "_kernel")]
 mod kernel {
+    #[pymodule_export]
+    use super::chunker::Chunker;
     #[pymodule_export]
     use super::metadata_codec::{decode_event, decode_metadata, encode_event, encode_metadata};
     #[pymodule_export]

@@ -41,6 +41,7 @@ from nexus.contracts.errors import (
     StorageFailedError,
 )
 from nexus.contracts.metadata import Buffer
+from nexus.lib.block_seals import BLOCK_BYTES
 from nexus.lib.disk import Disk, storage_error
 from nexus.storage.object_store.entry import Entry, Place
 from nexus.storage.object_store.object_index import (
@@ -65,9 +66,6 @@ SEGMENT_BYTES = 64 << 20
 _ZEROS_AHEAD = bytes(1 << 20)
 """Syncing an append into written blocks costs half of one that makes the file grow."""
 
-_JOINED_BYTES = 64 << 10
-"""A record above this is written in parts: joining them would copy it once more."""
-
 _OPEN_SEGMENTS = 128
 _MOVED_AT_A_TIME = 64
 _INDEX = "objects.idx"
@@ -76,8 +74,8 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Item = tuple[bytes, Buffer, int]
-"""An object on its way to a segment: its id, its bytes, when it was stored."""
+Item = tuple[bytes, Buffer, int, bytes | None]
+"""An object on its way to a segment: its id, its bytes, when it was stored, its block seals."""
 
 
 class SegmentSet:
@@ -197,14 +195,16 @@ class SegmentSet:
             self._write_zeros_locked(segment, self._end + length)
         entries: list[Entry] = []
         end = self._end
-        for key, data, at_ns in items:
+        for key, data, at_ns, _ in items:
             entries.append(Entry(key, segment.number, end // UNIT, len(data), 0, at_ns))
             end += record_bytes(len(data))
         self._unsynced.setdefault(segment.number, self._end)
-        at = self._end
-        for part in _joined(items, length):
-            self._disk.pwrite_all(segment.fd, part, at)
-            at += len(part)
+        parts = _parts(items)
+        if len(parts) > 1 and len(items) == 1:
+            self._disk.pwrite_parts(segment.fd, parts, self._end)
+        else:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            self._disk.pwrite_all(segment.fd, data, self._end)
         # Before the index: a record that an entry points to must not be written over.
         self._end = end
         self._indexed_locked(lambda index: index.add(entries))
@@ -243,7 +243,7 @@ class SegmentSet:
         data = self._bytes_at_locked(entry)
         if data is None:
             return
-        self.append_locked([(entry.object_id, data, entry.at_ns)])
+        self.append_locked([(entry.object_id, data, entry.at_ns, None)])
         if entry.aside:
             moved = self.entry_locked(entry.object_id)
             assert moved is not None
@@ -453,14 +453,15 @@ class SegmentSet:
         return max(0, before - self.allocated(number))
 
 
-def _joined(items: Sequence[Item], length: int) -> Sequence[Buffer]:
-    """Return the records of objects, all of ``length`` bytes, in as few pieces as is cheap."""
-    if len(items) > 1:
-        return (b"".join(packed_record(key, bytes(data), at) for key, data, at in items),)
-    key, data, at_ns = items[0]
-    if length > _JOINED_BYTES:
-        return record_header(key, data, at_ns), data, padding(len(data))
-    return (packed_record(key, bytes(data), at_ns),)
+def _parts(items: Sequence[Item]) -> list[Buffer]:
+    """Return the records of objects in pieces; joining large ones would copy them once more."""
+    parts: list[Buffer] = []
+    for key, data, at_ns, seals in items:
+        if len(data) <= BLOCK_BYTES:
+            parts.append(packed_record(key, bytes(data), at_ns))
+        else:
+            parts += (record_header(key, data, at_ns, seals), data, padding(len(data)))
+    return parts
 
 
 @contextmanager
