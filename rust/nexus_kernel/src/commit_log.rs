@@ -37,7 +37,7 @@ pub enum Operation<'a> {
     Put(&'a [u8], &'a [u8]),
 }
 
-/// A record as it is read back.
+/// A record as it is read back. There is one encoding of it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Record<'a> {
     /// The revision that the commit made.
@@ -128,7 +128,8 @@ impl CommitLog {
     }
 }
 
-fn encode(identity: u64, revision: u64, operations: &[Operation<'_>]) -> io::Result<Vec<u8>> {
+/// The bytes of a record. Errors where they would be 4 GiB or more.
+pub fn encode(identity: u64, revision: u64, operations: &[Operation<'_>]) -> io::Result<Vec<u8>> {
     let mut record = vec![0; HEADER_BYTES];
     for operation in operations {
         let (kind, key, value): (u8, &[u8], &[u8]) = match operation {
@@ -199,7 +200,7 @@ fn decode_operations(mut body: &[u8]) -> Option<Vec<Operation<'_>>> {
         let key = body.get(OPERATION_BYTES..key_end)?;
         let value = body.get(key_end..value_end)?;
         operations.push(match body[0] {
-            0 => Operation::Delete(key),
+            0 if value.is_empty() => Operation::Delete(key),
             1 => Operation::Put(key, value),
             _ => return None,
         });
