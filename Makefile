@@ -10,9 +10,10 @@ CARGO := $(shell command -v cargo 2>/dev/null)
 CRATE := rust/nexus_kernel
 CRATE_FILES := $(CRATE)/Cargo.toml $(CRATE)/Cargo.lock $(CRATE)/build.rs \
   $(wildcard $(CRATE)/src/*.rs $(CRATE)/src/py/*.rs)
+FUZZ_SECONDS ?= 15
 CARGO_RUN = cd $(CRATE) && PYO3_PYTHON=$(abspath $(BIN))/python cargo
 
-.PHONY: demo test check fix bench sizes clean
+.PHONY: demo test check fix bench fuzz sizes clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -28,6 +29,7 @@ check: $(STAMP)
 	test ! -e src/nexus/_kernel.abi3.so || $(BIN)/stubtest nexus._kernel
 	$(BIN)/lint-imports
 	$(if $(CARGO),$(CARGO_RUN) fmt --check)
+	$(if $(CARGO),$(CARGO_RUN) fmt --check --manifest-path fuzz/Cargo.toml)
 	$(if $(CARGO),$(CARGO_RUN) clippy --release --locked --quiet --features python -- -D warnings)
 	$(if $(CARGO),$(CARGO_RUN) clippy --locked --quiet --all-targets -- -D warnings)
 
@@ -35,9 +37,14 @@ fix: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(if $(CARGO),$(CARGO_RUN) fmt)
+	$(if $(CARGO),$(CARGO_RUN) fmt --manifest-path fuzz/Cargo.toml)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
+	$(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS)
 
 sizes: $(STAMP)
 	$(BIN)/python benchmarks/sizes.py

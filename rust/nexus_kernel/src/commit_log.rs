@@ -44,7 +44,7 @@ pub enum Operation<'a> {
     Put(&'a [u8], &'a [u8]),
 }
 
-/// A record as it is read back.
+/// A record as it is read back. There is one encoding of it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Record<'a> {
     /// The revision that the commit made.
@@ -150,7 +150,8 @@ impl CommitLog {
     }
 }
 
-fn encode(
+/// Append a record to a buffer. Errors where it would have 4 GiB or more.
+pub fn encode(
     buffer: &mut Vec<u8>,
     seed: u64,
     revision: u64,
@@ -233,7 +234,7 @@ fn decode_operations(mut body: &[u8]) -> Option<Vec<Operation<'_>>> {
         let key = body.get(OPERATION_BYTES..key_end)?;
         let value = body.get(key_end..value_end)?;
         operations.push(match body[0] {
-            0 => Operation::Delete(key),
+            0 if value.is_empty() => Operation::Delete(key),
             1 => Operation::Put(key, value),
             _ => return None,
         });
