@@ -11,6 +11,7 @@ from nexus.core.router import RouteResult
 __all__ = [
     "Hold",
     "HoldSet",
+    "Holders",
     "OrderedStore",
     "RingBuffer",
     "StoreConflict",
@@ -21,6 +22,21 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+
+@final
+class Holders:
+    """Twin of :class:`nexus.lib.holders.Holders`."""
+
+    def __new__(cls) -> Holders: ...
+    def admits(self, name: str, max_holders: int, now_ns: int) -> bool: ...
+    def try_put(
+        self, name: str, holder_id: str, max_holders: int, expires_at_ns: int, now_ns: int
+    ) -> bool: ...
+    def put(self, name: str, holder_id: str, max_holders: int, expires_at_ns: int) -> None: ...
+    def remove(self, name: str, holder_id: str, now_ns: int) -> bool: ...
+    def extend(self, name: str, holder_id: str, expires_at_ns: int, now_ns: int) -> bool: ...
+    def clear(self, name: str, now_ns: int) -> int: ...
+    def of(self, name: str, now_ns: int) -> list[tuple[str, int, int]]: ...
 
 @final
 class RingBuffer:

@@ -4,6 +4,7 @@
 //! Only `py`, the thin binding behind the feature `python`, knows Python; it is `nexus._kernel`.
 
 pub mod commit_log;
+pub mod holders;
 pub mod ring_buffer;
 pub mod router;
 pub mod store;

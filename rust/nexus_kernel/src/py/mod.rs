@@ -1,5 +1,6 @@
 //! `nexus._kernel`: the binding. It converts arguments and answers and decides nothing.
 
+mod holders;
 mod ring_buffer;
 mod router;
 mod store;
@@ -9,6 +10,8 @@ use pyo3::pymodule;
 
 #[pymodule(name = "_kernel")]
 mod kernel {
+    #[pymodule_export]
+    use super::holders::Holders;
     #[pymodule_export]
     use super::ring_buffer::RingBuffer;
     #[pymodule_export]
