@@ -41,7 +41,7 @@ def seals_between(before: Buffer, middle: memoryview, after: Buffer) -> bytes:
     at = -len(before)
     while at < len(middle):
         stop = at + BLOCK_BYTES
-        if 0 <= at and (stop <= len(middle) or not after):
+        if at >= 0 and (stop <= len(middle) or not after):
             seals.append(xxh3_64_digest(middle[at:stop]))
         else:
             block = xxh3_64(before if at < 0 else b"")
