@@ -13,7 +13,7 @@ CRATE_FILES := $(CRATE)/Cargo.toml $(CRATE)/Cargo.lock $(CRATE)/build.rs \
 FUZZ_SECONDS ?= 15
 CARGO_RUN = cd $(CRATE) && PYO3_PYTHON=$(abspath $(BIN))/python cargo
 
-.PHONY: demo test check fix bench fuzz sizes clean
+.PHONY: demo test check fix bench fuzz sanitize sizes clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -45,6 +45,11 @@ bench: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
 	$(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS)
+
+# The switch is in every toolchain, but open to a nightly only. The triple keeps it off build scripts.
+sanitize: $(STAMP)
+	cd $(CRATE) && RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/sanitize \
+	  cargo test --locked --quiet --lib --target $$(rustc -vV | sed -n 's/^host: //p')
 
 sizes: $(STAMP)
 	$(BIN)/python benchmarks/sizes.py

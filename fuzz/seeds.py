@@ -15,7 +15,7 @@ from nexus.contracts.metadata import FileMetadata
 from nexus.core.inode_table import parse_key
 from nexus.core.lock_manager import LockRecord, encode_lock
 from nexus.core.metadata_codec import encode_event, encode_metadata
-from nexus.core.sealed_store import revision_key
+from nexus.core.sealed_store import Head, revision_key
 from nexus.lib.manifest import ManifestBuilder
 from nexus.lib.native import chosen
 from nexus.storage.object_store.segment_file import padding, record_header
@@ -107,6 +107,7 @@ def commit_log() -> list[bytes]:
 
 
 SEEDS: dict[str, Callable[[], Iterable[bytes]]] = {
+    "head_record": lambda: [Head(7, 5, 1, 2, 7).packed()],
     "lock_record": locks,
     "log_record": log_records,
     "manifest": manifests,

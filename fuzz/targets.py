@@ -14,14 +14,16 @@ from typing import Any
 from xxhash import xxh3_64_intdigest
 
 from nexus.contracts.errors import CorruptionError
+from nexus.contracts.metastore import Batch
 from nexus.contracts.stream_backend import RECORD_BYTES
 from nexus.core import metadata_codec
 from nexus.core.inode_table import parse_key
 from nexus.core.lock_manager import LOCK_VERSION, decode_lock, encode_lock
-from nexus.core.sealed_store import Sealed, revision_key
+from nexus.core.sealed_store import Sealed, SealedStore, revision_key
 from nexus.lib.disk import Disk
 from nexus.lib.manifest import Manifest, ManifestBuilder, ManifestError
 from nexus.lib.native import chosen
+from nexus.storage.metastore.memory import MemoryMetastore
 from nexus.storage.object_store.object_index import PAGE_BYTES, IndexLostError, ObjectIndex
 from nexus.storage.object_store.segment_file import (
     RECORD_HEADER_BYTES,
@@ -211,9 +213,23 @@ def stored_key(data: bytes) -> None:
     parse_key(data)
 
 
+def head_record(data: bytes) -> None:
+    """The totals of a store, from a sealed record of any bytes."""
+    body = revision_key(1) + data
+    store = MemoryMetastore()
+    seal = xxh3_64_intdigest(b"K" + body).to_bytes(8, "big")
+    store.commit(Batch([(b"K", seal + body)]), durable=False)
+    try:
+        head = SealedStore(store).head()
+    except CorruptionError:
+        return
+    assert head.packed().startswith(data)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
+        head_record,
         lock_record,
         log_record,
         manifest,

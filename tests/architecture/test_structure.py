@@ -180,6 +180,7 @@ def source_files() -> list[Path]:
         *modules(SOURCE),
         *modules(REPOSITORY / "benchmarks"),
         *modules(REPOSITORY / "examples"),
+        *modules(REPOSITORY / "fuzz"),
     ]
 
 

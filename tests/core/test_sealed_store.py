@@ -6,10 +6,16 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from nexus.contracts.errors import ConflictError, NexusError, NoSpaceError, StorageFailedError
+from nexus.contracts.errors import (
+    ConflictError,
+    CorruptionError,
+    NexusError,
+    NoSpaceError,
+    StorageFailedError,
+)
 from nexus.contracts.metastore import Batch, Condition
 from nexus.core.record_seal import seal_record
-from nexus.core.sealed_store import CHAIN, Mutation, SealedStore, revision_key
+from nexus.core.sealed_store import CHAIN, Head, Mutation, SealedStore, revision_key
 from nexus.storage.metastore.memory import MemoryMetastore
 
 
@@ -235,3 +241,13 @@ def test_a_head_of_fewer_numbers_is_read():
     early, _ = seal_record(b"K", entry.value[16:48], revision_key(1))
     driver.commit(Batch([(b"K", early)]))
     assert SealedStore(driver).head() == store.head()
+
+
+@pytest.mark.parametrize("extra", [1, 8])
+def test_a_sealed_head_with_fields_that_nobody_knows_is_refused(extra: int):
+    driver = MemoryMetastore()
+    value, _ = seal_record(b"K", Head().packed() + bytes(extra), revision_key(1))
+    driver.commit(Batch([(b"K", value)]), durable=False)
+    with pytest.raises(CorruptionError, match="the head record has") as caught:
+        SealedStore(driver).head()
+    assert "newer release" in str(caught.value.hint)

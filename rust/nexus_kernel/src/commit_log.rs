@@ -309,6 +309,16 @@ mod tests {
     }
 
     #[test]
+    fn a_deletion_with_a_value_is_no_record() {
+        let mut bytes = encode(7, 5, &[Operation::Put(b"key", b"value")]).expect("a small record");
+        assert_eq!(records(&bytes, 7).len(), 1);
+        bytes[HEADER_BYTES] = 0;
+        let checksum = xxh3_64_with_seed(&bytes[8..], 7);
+        bytes[..8].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(records(&bytes, 7), []);
+    }
+
+    #[test]
     fn invariant_2_a_record_cut_anywhere_is_not_read() {
         let (first, both) = (log_of(&[5]), log_of(&[5, 6]));
         for end in first.len()..both.len() {

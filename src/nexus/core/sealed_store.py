@@ -338,6 +338,13 @@ class SealedStore:
                 self._head, self._head_version = Head(), 0
             else:
                 payload = self._open(_HEAD_KEY, found[0]).payload
+                if len(payload) > _HEAD.size:
+                    raise CorruptionError(
+                        "metastore",
+                        None,
+                        f"the head record has {len(payload)} bytes, more than {_HEAD.size}",
+                        hint="it was written by a newer release",
+                    )
                 fields = _HEAD.unpack(payload.ljust(_HEAD.size, b"\0"))  # early ones have fewer
                 self._head, self._head_version = Head(*fields), found[1]
         return self._head

@@ -374,6 +374,15 @@ def test_an_unknown_file_among_the_segments_is_an_error(folder: str, log: Durabl
         opened(folder)
 
 
+def test_a_log_holds_no_more_messages_than_headers_fit_into_it():
+    identity = identity_of(ID)
+    log, offset = b"\0" * RECORD_BYTES, 5
+    for _ in range(40):
+        offset += len(log) // RECORD_BYTES + 1
+        log += encode(b"", offset, identity) + b"\0" * RECORD_BYTES
+    assert len(scan(log, 5, identity).positions) <= len(log) // RECORD_BYTES + 1
+
+
 @given(st.lists(st.binary(max_size=80), max_size=8), st.data())
 def test_scanning_any_prefix_finds_the_whole_records(messages: list[bytes], data: st.DataObject):
     identity = identity_of(ID)

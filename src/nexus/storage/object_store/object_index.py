@@ -19,7 +19,8 @@ Invariants:
 1. A page in the file holds every entry of its range that no deeper page covers, except those that
    :attr:`ObjectIndex.covered` leaves to the log. A new page is written before the page it was
    split from, so a kill in between loses nothing, and the next opening finishes the split.
-2. A page is read from the file only if its checksum matches, else CorruptionError.
+2. A page is read from the file only if its checksum matches and its header is one that a page can
+   have, else CorruptionError. The pages count only if they share all hashes, each in one of them.
 3. The header says *clean* only while the file is as a synced close left it; the first change takes
    that back, durably. Without it the file counts only within the boot that wrote it: what a power
    cut leaves of pages that were written in any order is nothing to build on.
@@ -384,7 +385,11 @@ class ObjectIndex:
 
     def _read_page(self, number: int) -> bytes:
         page = self._disk.pread(self._fd, PAGE_BYTES, number * PAGE_BYTES)
-        if len(page) != PAGE_BYTES or _sealed(number, bytearray(page)) != page:
+        if (
+            len(page) != PAGE_BYTES
+            or _sealed(number, bytearray(page)) != page
+            or not _is_possible(page)
+        ):
             raise CorruptionError("index", self._path, f"page {number} of the index is damaged")
         return page
 
@@ -414,7 +419,13 @@ class ObjectIndex:
             self._disk.close(fd)
         if stored[:8] != self._map_checksum(stored[8:]):
             return None
-        return array("I", stored[8:])
+        return self._sound_map(stored[8:])
+
+    def _sound_map(self, stored: bytes) -> array[int] | None:
+        if len(stored).bit_count() != 1 or len(stored) < array("I").itemsize:
+            return None
+        pages = array("I", stored)
+        return pages if min(pages) > 0 and max(pages) < self._page_count else None
 
     def _store_map(self) -> None:
         stored = self._map.pages.tobytes()
@@ -441,12 +452,15 @@ class ObjectIndex:
             found[depth, prefix] = number
         self._finish_split(found)
         bits = max((depth for depth, _ in found), default=0)
+        # Before the directory is made: it is larger than the file where that holds no such pages.
+        if sum(1 << (bits - depth) for depth, _ in found) != 1 << bits:
+            raise IndexLostError("a page of the index is missing")
         pages = array("I", [0]) * (1 << bits)
         for (depth, prefix), number in found.items():
             width = 1 << (bits - depth)
             pages[prefix * width : (prefix + 1) * width] = array("I", [number]) * width
         if 0 in pages:
-            raise IndexLostError("a page of the index is missing")
+            raise IndexLostError("a page of the index is missing, and two are of the same hashes")
         return pages
 
     def _finish_split(self, found: dict[tuple[int, int], int]) -> None:
@@ -513,6 +527,11 @@ def _set(page: bytearray, entry: Entry) -> bool:
         _set_count(page, count + 1)
     _ENTRY.pack_into(page, position, *entry)
     return True
+
+
+def _is_possible(page: bytes) -> bool:
+    _, prefix, depth, _, count = _PAGE_HEADER.unpack_from(page)
+    return depth <= _MAX_DEPTH and prefix >> depth == 0 and count <= _PAGE_ENTRIES
 
 
 def _count(page: bytes | bytearray) -> int:

@@ -92,7 +92,7 @@ def scan(data: bytes, first: int, identity: int) -> Scan:
             positions.append(position)
             position += RECORD_BYTES + header.length
             continue
-        found = _next_sound(data, position + 1, first + len(positions), identity)
+        found = _next_sound(data, position + 1, first, first + len(positions), identity)
         if found is not None:
             position, offset = found
             positions.extend([DAMAGED] * (offset - first - len(positions)))
@@ -104,12 +104,18 @@ def scan(data: bytes, first: int, identity: int) -> Scan:
     return Scan(positions, position)
 
 
-def _next_sound(data: bytes, start: int, least: int, identity: int) -> tuple[int, int] | None:
-    """Return position and offset of the next sound header that can belong there."""
+def _next_sound(
+    data: bytes, start: int, first: int, least: int, identity: int
+) -> tuple[int, int] | None:
+    """Return position and offset of the next sound header that can belong there.
+
+    Before it there are no more messages than headers fit into the bytes from the first on.
+    """
     position = data.find(MAGIC, start)
     while position >= 0:
         header = header_at(data, position, identity)
-        if header is not None and least < header.offset <= least + (position // RECORD_BYTES) + 1:
+        most = first + position // RECORD_BYTES + 1
+        if header is not None and least < header.offset <= most:
             return position, header.offset
         position = data.find(MAGIC, position + 1)
     return None
