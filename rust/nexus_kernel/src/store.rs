@@ -47,6 +47,9 @@ pub type Condition<'a> = (&'a [u8], u64);
 /// A key with its value and version.
 pub type Entry = (Vec<u8>, Vec<u8>, u64);
 
+/// The same, borrowed.
+pub type EntryRef<'a> = (&'a [u8], &'a [u8], u64);
+
 /// Why a call of the store has no answer.
 #[derive(Debug)]
 pub enum StoreError {
@@ -285,6 +288,25 @@ impl Store {
             writer.revision
         };
         self.sync_to(revision)
+    }
+
+    /// Store entries with the versions that they have, durably, and take up at a revision.
+    ///
+    /// For a store that is being filled: what a kill leaves of a call is not defined.
+    pub fn load(&self, entries: &[EntryRef<'_>], revision: u64) -> Result<(), StoreError> {
+        let mut writer = lock(&self.writer);
+        self.become_ready(&mut writer)?;
+        let files = writer.files.as_ref().ok_or(StoreError::Closed)?;
+        if let Err(error) = guarded(|| insert_all(&files.database, entries)) {
+            return Err(fail_unapplied(&mut writer, error));
+        }
+        let before = std::mem::replace(&mut writer.revision, revision);
+        if let Err(error) = self.checkpoint(&mut writer) {
+            writer.revision = before;
+            return Err(error);
+        }
+        self.appended.store(revision, Ordering::Release);
+        Ok(())
     }
 
     /// Take up at a later revision: those between were given out and must not come back.
@@ -573,6 +595,25 @@ fn prepare(
     Ok(transaction)
 }
 
+/// Put entries as they are, in memory until the next checkpoint.
+fn insert_all(database: &Database, entries: &[EntryRef<'_>]) -> Result<(), StoreError> {
+    let mut transaction = database.begin_write().map_err(engine)?;
+    transaction
+        .set_durability(Durability::None)
+        .map_err(|error| StoreError::Failed(error.to_string()))?;
+    {
+        let mut table = transaction.open_table(ENTRIES).map_err(engine)?;
+        let mut stored = Vec::new();
+        for (key, value, version) in entries {
+            stored.clear();
+            stored.extend(version.to_le_bytes());
+            stored.extend(*value);
+            table.insert(*key, stored.as_slice()).map_err(engine)?;
+        }
+    }
+    transaction.commit().map_err(engine)
+}
+
 fn write_revision(database: &Database, revision: u64) -> Result<(), StoreError> {
     let mut transaction = database.begin_write().map_err(engine)?;
     transaction.set_quick_repair(true); // a kill must not cost a walk through the file
@@ -735,6 +776,30 @@ mod tests {
         let outcome = store.commit(&[Operation::Delete(b"a")], &[(b"a", 1), (b"b", 3)], false);
         assert!(matches!(outcome, Err(StoreError::Conflict(1, 0))));
         assert_eq!(all(&store), [(b"a".to_vec(), b"1".to_vec(), 1)]);
+        store.close().expect("closed");
+    }
+
+    #[test]
+    fn loaded_entries_keep_their_versions_and_survive_a_kill() {
+        let folder = Folder::new("load");
+        let store = folder.store();
+        store
+            .load(&[(b"a", b"1", 5), (b"b", b"2", 3)], 9)
+            .expect("a load");
+        let copy = folder.killed("load-killed");
+        let again = copy.store();
+        assert_eq!(again.revision().expect("a revision"), 9);
+        let wanted = [
+            (b"a".to_vec(), b"1".to_vec(), 5),
+            (b"b".to_vec(), b"2".to_vec(), 3),
+        ];
+        assert_eq!(all(&again), wanted);
+        let put = [Operation::Put(b"a", b"3")];
+        assert_eq!(
+            again.commit(&put, &[(b"a", 5)], false).expect("a commit"),
+            10
+        );
+        again.close().expect("closed");
         store.close().expect("closed");
     }
 

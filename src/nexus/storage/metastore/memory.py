@@ -32,7 +32,7 @@ class MemoryMetastore(MetastoreABC):
     """An ordered store in memory. Shared freely between threads."""
 
     name = "memory"
-    capabilities = MetastoreCapabilities(persistent=False, exclusive_owner=True)
+    capabilities = MetastoreCapabilities(persistent=False, exclusive_owner=True, loadable=True)
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -87,6 +87,13 @@ class MemoryMetastore(MetastoreABC):
             for key, value in batch.puts:
                 self._entries[key] = (value, self._revision)
             return self._revision
+
+    def load(self, entries: Sequence[StoredEntry], revision: int) -> None:
+        """Store entries with their versions. Errors: ClosedError."""
+        with self._lock:
+            self._check_open_locked("load")
+            self._entries.update((key, (value, version)) for key, value, version in entries)
+            self._revision = revision
 
     def sync(self) -> None:
         """Do nothing: nothing here survives the process. Errors: ClosedError."""
