@@ -310,11 +310,13 @@ mod tests {
 
     #[test]
     fn a_deletion_with_a_value_is_no_record() {
-        let mut bytes = encode(7, 5, &[Operation::Put(b"key", b"value")]).expect("a small record");
+        let mut bytes = [*MAGIC, [0; 8]].concat();
+        encode(&mut bytes, 7, 5, &[Operation::Put(b"key", b"value")]).expect("a small record");
         assert_eq!(records(&bytes, 7).len(), 1);
-        bytes[HEADER_BYTES] = 0;
-        let checksum = xxh3_64_with_seed(&bytes[8..], 7);
-        bytes[..8].copy_from_slice(&checksum.to_le_bytes());
+        let record = &mut bytes[FILE_HEADER_BYTES..];
+        record[HEADER_BYTES] = 0;
+        let checksum = xxh3_64_with_seed(&record[8..], 7);
+        record[..8].copy_from_slice(&checksum.to_le_bytes());
         assert_eq!(records(&bytes, 7), []);
     }
 

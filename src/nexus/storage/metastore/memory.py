@@ -114,7 +114,10 @@ class MemoryMetastore(MetastoreABC):
     def load(self, entries: Sequence[StoredEntry], revision: int) -> None:
         """Store entries with their versions. Errors: ClosedError."""
         with self._lock:
-            self._check_open_locked("load")
+            if self._closed:
+                raise _closed("load")
+            self._added.update(entry.key for entry in entries if entry.key not in self._entries)
+            self._removed.difference_update(entry.key for entry in entries)
             self._entries.update((key, (value, version)) for key, value, version in entries)
             self._revision = revision
 

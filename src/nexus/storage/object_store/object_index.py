@@ -531,7 +531,7 @@ def _set(page: bytearray, entry: Entry) -> bool:
 
 def _is_possible(page: bytes) -> bool:
     _, prefix, depth, _, count = _PAGE_HEADER.unpack_from(page)
-    return depth <= _MAX_DEPTH and prefix >> depth == 0 and count <= _PAGE_ENTRIES
+    return bool(depth <= _MAX_DEPTH and prefix >> depth == 0 and count <= _PAGE_ENTRIES)
 
 
 def _count(page: bytes | bytearray) -> int:
