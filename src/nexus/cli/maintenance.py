@@ -35,7 +35,7 @@ def fsck(
     """Check everything stored; exit 1 when something harmful is left.
 
     While records are checked, changes wait; reads go on, and everything while content is checked.
-    With --repair, a SQLite metastore whose structure is damaged is built anew; the old file stays
+    With --repair, a metastore whose structure is damaged is built anew; the old file stays
     as meta.db.damaged.
     """
     # The kernel costs 60 ms of start-up, which --help need not pay.
