@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from time import thread_time
 
@@ -18,7 +18,7 @@ from benchmarks.harness import (
 )
 from nexus.contracts.context import OperationContext
 from nexus.contracts.filesystem import NexusFilesystem, WriteRequest
-from nexus.contracts.metadata import DT_PIPE
+from nexus.contracts.metadata import DT_PIPE, Buffer
 from nexus.contracts.vfs_hooks import MKDIR, READ, STAT, WRITE, HookSpec, Observation, pre
 from nexus.core.arguments import write_slice
 from nexus.core.content_calls import ContentCalls
@@ -59,7 +59,7 @@ def run(plan: Plan) -> list[Row]:
             samples = interleave(
                 lambda _: cpu_time(calls[name], paths),
                 lambda _: cpu_time(past[name], paths),
-                plan.rounds,
+                4 * plan.rounds,
             )
             return compare(SECTION, f"{name}, {what}", samples, against="past it", target=target)
 
@@ -131,31 +131,69 @@ def mediated(nx: NexusFS) -> dict[str, Callable[[str], object]]:
 
 def unmediated(nx: NexusFS) -> dict[str, Callable[[str], object]]:
     """Return the same calls as they would be in a kernel that has no dispatch."""
-    content, tree = ContentCalls(nx._kernel), TreeCalls(nx._kernel)
-
-    def read(path: str) -> bytes:
-        return content.read(normalize("read", path), nx._context, None, 0, None, None)
-
-    def stat(path: str) -> object:
-        return tree.stat(normalize("stat", path), nx._context, False)
-
-    def write_many(requests: tuple[WriteRequest, ...]) -> object:
-        return [content.write_file(requests[0], nx._context)]
-
-    def write_at(path: str, buf: bytes) -> object:
-        path, data = normalize("write", path), write_slice(path, buf, None)
-        return content.write_at(path, nx._context, data, 0, None, None)
+    past = _PastDispatch(nx)
 
     def message(_: str) -> bytes:
-        write_at(PIPE, MESSAGE)
-        return read(PIPE)
+        past.sys_write(PIPE, MESSAGE)
+        return past.sys_read(PIPE)
 
     return {
-        "read": lambda path: read(path),
-        "stat": lambda path: stat(path),
-        "write": lambda path: write_many((WriteRequest(path, MESSAGE),)),
+        "read": lambda path: past.sys_read(path),
+        "stat": lambda path: past.sys_stat(path),
+        "write": lambda path: past.write_many((WriteRequest(path, MESSAGE),), None),
         "pipe message": message,
     }
+
+
+class _PastDispatch:
+    """The system calls, arguments and identity as in the kernel, each with the call behind it."""
+
+    def __init__(self, nx: NexusFS) -> None:
+        self._content = ContentCalls(nx._kernel)
+        self._tree = TreeCalls(nx._kernel)
+        self._context = nx._context
+        self._identity = nx._identity
+
+    def sys_read(
+        self,
+        path: str,
+        count: int | None = None,
+        offset: int = 0,
+        *,
+        version: int | None = None,
+        timeout: float | None = None,
+        context: OperationContext | None = None,
+    ) -> bytes:
+        path = normalize("read", path)
+        who = self._context if context is None else self._identity(context)
+        return self._content.read(path, who, count, offset, version, timeout)
+
+    def sys_stat(
+        self, path: str, include_lock: bool = False, *, context: OperationContext | None = None
+    ) -> object:
+        who = self._context if context is None else self._identity(context)
+        return self._tree.stat(normalize("stat", path), who, include_lock)
+
+    def sys_write(
+        self,
+        path: str,
+        buf: Buffer,
+        count: int | None = None,
+        offset: int = 0,
+        *,
+        timeout: float | None = None,
+        context: OperationContext | None = None,
+    ) -> object:
+        path = normalize("write", path)
+        who = self._context if context is None else self._identity(context)
+        data = write_slice(path, buf, count)
+        return self._content.write_at(path, who, data, offset, None, timeout)
+
+    def write_many(
+        self, requests: Sequence[WriteRequest], context: OperationContext | None
+    ) -> object:
+        who = self._identity(context)
+        return [self._content.write_file(requests[0], who)]
 
 
 @contextmanager

@@ -55,6 +55,17 @@ print(elapsed, int(status.split("VmRSS:")[1].split()[0]) / 1024, flush=True)
 nx.close()
 """
 
+_WRITE_AND_DIE = """
+import os, signal, sys
+from nexus.sdk import connect
+nx = connect({"data_dir": sys.argv[1]})
+for number in range(int(sys.argv[2])):
+    nx.write(f"/killed/{number % 100}/{sys.argv[3]}-{number}", b"x")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+KILLED_AFTER = 20_000
+"""About as many files as the metastore's log holds: the most that an opening has to apply."""
+
 
 def run(plan: Plan) -> list[Row]:
     """Return every row of this file."""
@@ -233,7 +244,18 @@ def _opening(plan: Plan, small: Path, large: Path) -> list[Row]:
                 target=_MEMORY if unit == "MiB" else None,
             )
         )
-    return rows
+    return [*rows, _reopening(plan, large)]
+
+
+def _reopening(plan: Plan, large: Path) -> Row:
+    """Open what a process left that was killed after writing for a while."""
+    slowest = 0.0
+    for number in range(plan.few_rounds):
+        command = [sys.executable, "-c", _WRITE_AND_DIE, str(large), str(KILLED_AFTER), str(number)]
+        subprocess.run(command, check=False)
+        slowest = max(slowest, _open(large)[0])
+    title = f"the same after SIGKILL amid writing, {plan.entries:,} entries, slowest"
+    return single(SECTION, title, "s", slowest, target=Target(5, absolute=True))
 
 
 def _open(folder: Path) -> tuple[float, float]:

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
 from benchmarks.harness import (
@@ -20,6 +19,7 @@ from benchmarks.harness import (
     compare,
     each,
     interleave,
+    quickest,
     random_pieces,
     settle,
     single,
@@ -27,12 +27,12 @@ from benchmarks.harness import (
 )
 from benchmarks.small_files import FILE_BYTES, OS_WRITE, os_write
 from nexus.core.primitives import VFSRouter
-from nexus.core.vfs_lock import make_vfs_locks
+from nexus.core.vfs_locks import make_vfs_locks
 from nexus.lib.native import chosen
 from nexus.sdk import NexusFilesystem, connect
 
 SECTION = "primitives"
-CALLS = 20_000
+CALLS = 2_000
 FILES = 300
 GLOB_DIRECTORIES = 100
 GLOB_FILES = 100
@@ -61,7 +61,7 @@ def locking(plan: Plan) -> list[Row]:
             with acquire(path):  # type: ignore[attr-defined]
                 pass
 
-        return median(each(once, [path] * CALLS) for _ in range(plan.few_rounds)) * 1e6
+        return quickest(lambda _: each(once, [path] * CALLS), 4 * plan.rounds) * 1e6
 
     return [
         single(SECTION, f"VFS lock, {name}, acquire and release", "µs", cost(take), target=target)
@@ -82,7 +82,7 @@ def routing(plan: Plan) -> Row:
     paths = ["/work/project/folder/file.txt"] * CALLS
 
     def cost(call: Callable[[str], object]) -> float:
-        return median(each(call, paths) for _ in range(plan.few_rounds)) * 1e6
+        return quickest(lambda _: each(call, paths), 4 * plan.rounds) * 1e6
 
     native = chosen().module
     if native is None:

@@ -15,7 +15,8 @@ from nexus.core.inode_table import ParsedKey, parse_key
 from nexus.core.lock_manager import LockRecord
 from nexus.core.metadata_codec import decode_metadata
 from nexus.core.nexus_fs import NexusFS
-from nexus.core.sealed_store import Sealed, SealedStore
+from nexus.core.record_seal import Sealed
+from nexus.core.sealed_store import SealedStore
 from nexus.factory.data_directory import Descriptor
 from nexus.lib.chunking import DEFAULT_CHUNKING
 from nexus.storage.metastore.memory import MemoryMetastore

@@ -88,7 +88,7 @@ def test_a_listing_of_several_scans_shows_a_rename_whole(
     def scan_with_a_rename_between(prefix: bytes, after: bytes = b"", limit: int = 0) -> list[Any]:
         if after and not mover.ident:
             mover.start()
-            while mover.is_alive() and not nx.locks._waiters:
+            while mover.is_alive() and not nx.locks.waiting():
                 pass
         return scan(prefix, after, limit or SCAN_PAGE)
 

@@ -18,6 +18,7 @@ from nexus.contracts.errors import (
     InvalidArgumentError,
     InvalidPathError,
     PathNotFoundError,
+    WouldBlock,
 )
 from nexus.contracts.file_events import FILE_DELETE, FILE_WRITE, OVERFLOW, FileEvent
 from nexus.contracts.lock_manager import EXCLUSIVE
@@ -159,6 +160,39 @@ def test_a_changed_path_is_checked_again(nx: NexusFS) -> None:
         nx.write("/f", b"x")
     nx.dispatch.unregister_pre("away", WRITE, away)
     nx.write("/f", b"x")
+
+
+def test_a_whole_file_write_that_a_hook_gives_an_offset_is_a_write_there(nx: NexusFS) -> None:
+    def there(ctx: WriteContext) -> None:
+        ctx.offset = 2
+
+    nx.write("/f", b"abcdef")
+    nx.dispatch.register_pre("there", WRITE, there)
+    nx.write("/f", b"--")
+    assert nx.read("/f") == b"ab--ef"
+
+
+def test_a_whole_file_write_that_a_hook_makes_a_message_waits_for_no_room(nx: NexusFS) -> None:
+    def message(ctx: WriteContext) -> None:
+        ctx.offset = 0
+
+    nx.sys_setattr("/q", entry_type=DT_PIPE, capacity_bytes=64)
+    nx.sys_write("/q", b"x" * 32)
+    nx.dispatch.register_pre("message", WRITE, message)
+    nx.write("/q", b"y" * 32)
+    with pytest.raises(WouldBlock):
+        nx.write("/q", b"z" * 32)
+    assert [nx.sys_read("/q", timeout=0.0) for _ in range(2)] == [b"x" * 32, b"y" * 32]
+
+
+def test_a_write_at_an_offset_that_a_hook_takes_away_writes_the_whole_file(nx: NexusFS) -> None:
+    def whole(ctx: WriteContext) -> None:
+        ctx.offset = None
+
+    nx.write("/f", b"abcdef")
+    nx.dispatch.register_pre("whole", WRITE, whole)
+    nx.sys_write("/f", b"--", offset=2)
+    assert nx.read("/f") == b"--"
 
 
 def test_a_pre_hook_that_raises_refuses_the_call_and_nothing_is_written(nx: NexusFS) -> None:
@@ -471,8 +505,7 @@ def test_no_lock_is_held_while_a_post_hook_or_an_observer_runs(nx: NexusFS) -> N
     held: list[bool] = []
 
     def is_held() -> bool:
-        with nx.locks._mutex:
-            return bool(nx.locks._held)
+        return bool(nx.locks.held())
 
     class Looking(Recorder):
         def on_mutation(self, event: FileEvent, /) -> None:

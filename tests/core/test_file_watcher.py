@@ -12,7 +12,7 @@ import pytest
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import ClosedError, EventsLost
-from nexus.contracts.file_events import FILE_WRITE, FileEvent
+from nexus.contracts.file_events import FILE_RENAME, FILE_WRITE, FileEvent
 from nexus.core.file_watcher import FileWatcher
 from nexus.core.inode_table import Transaction
 from nexus.core.nexus_fs import NexusFS
@@ -166,6 +166,47 @@ def test_only_watches_that_a_change_concerns_are_woken():
     asyncio.run(scenario())
     assert sorted(woken) == ["//**", "/a", "/a/**", "/a/b"]
     assert watcher.watched() == []
+
+
+class Counting(str):
+    """A path that counts how often it is compared."""
+
+    compared = 0
+
+    def startswith(self, *arguments: Any) -> bool:
+        Counting.compared += 1
+        return super().startswith(*arguments)
+
+    def __eq__(self, other: object) -> bool:
+        Counting.compared += 1
+        return super().__eq__(other)
+
+    __hash__ = str.__hash__
+
+
+def test_4_a_change_of_a_whole_directory_looks_at_no_watch_elsewhere():
+    store = SealedStore(MemoryMetastore())
+    watcher = FileWatcher(store)
+
+    async def scenario() -> None:
+        paths = [Counting(f"/idle/{number}") for number in range(MANY)]
+        watches = [watcher.watching("root", path, PATIENT_S, True, None) for path in paths]
+        tasks = [asyncio.create_task(run_async(watch)) for watch in watches]
+        await asyncio.wait(tasks, timeout=0)
+        txn = Transaction(store)
+        txn.event(FileEvent(FILE_RENAME, "/from", "ann", 0, "root", new_path="/to"))
+        txn.commit(durable=False)
+        Counting.compared = 0
+        watcher.emit()
+        assert Counting.compared == 0
+        assert len(watcher.watched()) == MANY
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    asyncio.run(scenario())
+    assert watcher.watched() == []
+    assert not watcher._table
 
 
 def test_a_thousand_idle_tasks_hold_no_thread_and_all_are_woken(nx: NexusFS):

@@ -110,6 +110,7 @@ def test_a_call_interrupted_at_any_line_leaves_old_or_new_and_holds_nothing(
         assert nx.read("/d/f") == b"the next call goes on"
         assert nx.sys_stat("/d/f") in nx.sys_readdir("/d", details=True)
         assert nx.waiting.watcher.watched() == [], step
+        assert not nx.waiting.watcher._table, step
         if name in ("extend", "unlock", "force", "fenced write"):
             nx.sys_unlock("/d/f", force=True)
             assert nx.sys_unlock("/d/f", nx.lock("/d/f", timeout=0)), step
@@ -163,7 +164,7 @@ def test_a_waiter_whose_lock_is_granted_while_it_is_interrupted_gives_it_back(
     held = nx.locks.write("/root/d/f")
 
     def interrupt() -> None:
-        wait_for(lambda: nx.locks._waiters)
+        wait_for(nx.locks.waiting)
         signal.pthread_kill(main, signal.SIGINT)
 
     interrupter = threading.Thread(target=interrupt)

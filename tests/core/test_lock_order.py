@@ -6,7 +6,8 @@ import pytest
 
 from nexus.contracts.errors import LockOrderError, LockTimeoutError
 from nexus.core.nexus_fs import NexusFS
-from nexus.core.vfs_lock import CheckedVFSLockManager, VFSLockManager, make_vfs_locks
+from nexus.core.primitives import VFSLockManager
+from nexus.core.vfs_locks import CheckedVFSLockManager, make_vfs_locks
 from nexus.lib.lock_order import VARIABLE, Level, ordered_lock
 from nexus.sdk import connect
 from nexus.testing.vfs_lock import VFSLockSuite

@@ -18,7 +18,8 @@ from nexus.contracts.errors import CorruptionError, InvalidArgumentError
 from nexus.contracts.file_events import FILE_WRITE, FileEvent
 from nexus.contracts.metadata import FileMetadata
 from nexus.core import metadata_codec
-from nexus.core.sealed_store import Sealed, revision_key
+from nexus.core.record_seal import Sealed
+from nexus.core.sealed_store import revision_key
 
 RUNS = 10_000
 

@@ -249,3 +249,10 @@ class MyIterable:
 
     def __iter__(self) -> Iterator[Any]:
         raise MyError
+
+
+@pytest.mark.parametrize("zone_id", ["\ud800", "a\udfff"])
+def test_a_zone_id_that_is_not_utf8_is_refused_by_name(zone_id: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"zone_id is .*, not UTF-8"):
+        OperationContext("ann", zone_id=zone_id)
+    assert OperationContext("ann", zone_id="zöne").zone_id == "zöne"

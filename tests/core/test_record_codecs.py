@@ -18,7 +18,8 @@ from nexus.core.metadata_codec import (
     decode_metadata,
     encode_event,
 )
-from nexus.core.sealed_store import Mutation, Sealed, SealedStore, revision_key
+from nexus.core.record_seal import Sealed
+from nexus.core.sealed_store import Mutation, SealedStore, revision_key
 from nexus.storage.metastore.memory import MemoryMetastore
 
 EVENT = FileEvent(FILE_WRITE, "/a", "ann", 1_700_000_000, "root", etag="b3:00", size=5, version=1)

@@ -14,7 +14,8 @@ from nexus.contracts.errors import (
     StorageFailedError,
 )
 from nexus.contracts.metastore import Batch, Condition
-from nexus.core.sealed_store import CHAIN, Head, Mutation, SealedStore, _seal, revision_key
+from nexus.core.record_seal import seal_record
+from nexus.core.sealed_store import CHAIN, Head, Mutation, SealedStore, revision_key
 from nexus.storage.metastore.memory import MemoryMetastore
 
 
@@ -237,7 +238,7 @@ def test_a_head_of_fewer_numbers_is_read():
     store = SealedStore(driver)
     store.commit(put(b"Z"), durable=False)
     (entry,) = driver.scan(b"K", limit=1)
-    early, _ = _seal(b"K", entry.value[16:48], revision_key(1))
+    early, _ = seal_record(b"K", entry.value[16:48], revision_key(1))
     driver.commit(Batch([(b"K", early)]))
     assert SealedStore(driver).head() == store.head()
 
@@ -245,7 +246,7 @@ def test_a_head_of_fewer_numbers_is_read():
 @pytest.mark.parametrize("extra", [1, 8])
 def test_a_sealed_head_with_fields_that_nobody_knows_is_refused(extra: int):
     driver = MemoryMetastore()
-    value, _ = _seal(b"K", Head().packed() + bytes(extra), revision_key(1))
+    value, _ = seal_record(b"K", Head().packed() + bytes(extra), revision_key(1))
     driver.commit(Batch([(b"K", value)]), durable=False)
     with pytest.raises(CorruptionError, match="the head record has") as caught:
         SealedStore(driver).head()

@@ -7,20 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nexus.lib.block_seals import block_count
 from nexus.lib.content_id import object_id_of
 from nexus.lib.manifest import Manifest, ManifestBuilder, ManifestError
 
-SIZES = st.lists(st.integers(1, 2**32 - 1), min_size=1, max_size=50)
+SIZES = st.lists(st.integers(1, 1 << 20), min_size=1, max_size=50)
+
+
+def seals_of(number: int, size: int) -> bytes:
+    return bytes([number] * 8) * block_count(size)
 
 
 def build(sizes: list[int]) -> Manifest:
     builder = ManifestBuilder()
     for number, size in enumerate(sizes):
-        builder.add(object_id_of(b"%d" % number), size, number)
+        builder.add(object_id_of(b"%d" % number), size, seals_of(number, size))
     return builder.finish()
 
 
-def header(total: int, count: int, magic: bytes = b"NXCM", version: int = 1) -> bytes:
+def header(total: int, count: int, magic: bytes = b"NXCM", version: int = 2) -> bytes:
     return struct.pack("<4sIQI", magic, version, total, count)
 
 
@@ -35,12 +40,11 @@ def test_decoding_gives_back_what_was_encoded(sizes: list[int]) -> None:
 
 
 def test_the_layout_is_the_documented_one() -> None:
-    encoded = build([5, 7]).encoded
-    assert encoded[:20] == b"NXCM" + bytes([1, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0])
+    encoded = build([5, 65_537]).encoded
+    assert encoded[:20] == b"NXCM" + bytes([2, 0, 0, 0, 6, 0, 1, 0, 0, 0, 0, 0, 2, 0, 0, 0])
     assert encoded[20:56] == bytes.fromhex(object_id_of(b"0")) + bytes([5, 0, 0, 0])
-    assert encoded[56:64] == bytes(8)
-    assert encoded[100:108] == bytes([1]) + bytes(7)
-    assert len(encoded) == 20 + 2 * 44
+    assert encoded[88:92] == bytes([1, 0, 1, 0])
+    assert encoded[92:] == bytes(8) + bytes([1] * 16)
 
 
 @pytest.mark.parametrize(
@@ -52,10 +56,12 @@ def test_the_layout_is_the_documented_one() -> None:
         header(1, 1),
         header(1, 2**32 - 1) + bytes(44),
         header(5, 1, magic=b"NXCN") + bytes(32) + b"\5\0\0\0" + bytes(8),
-        header(5, 1, version=2) + bytes(32) + b"\5\0\0\0" + bytes(8),
+        header(5, 1, version=1) + bytes(32) + b"\5\0\0\0" + bytes(8),
         header(6, 1) + bytes(32) + b"\5\0\0\0" + bytes(8),
         header(0, 1) + bytes(44),
         header(5, 1) + bytes(32) + b"\5\0\0\0" + bytes(8) + b"\0",
+        header(5, 1) + bytes(32) + b"\5\0\0\0",
+        header(65_537, 1) + bytes(32) + b"\1\0\1\0" + bytes(8),
         header(5, 2) + bytes(32) + b"\5\0\0\0" + bytes(8) + bytes(44),
     ],
 )
@@ -104,7 +110,7 @@ def test_a_builder_copies_runs_of_another_manifest() -> None:
     manifest = build(sizes)
     builder = ManifestBuilder()
     builder.extend(manifest, 0, 5)
-    builder.add(manifest[5].object_id, sizes[5], 5)
+    builder.add(manifest[5].object_id, sizes[5], manifest[5].seals)
     builder.extend(manifest, 6, 20)
     builder.extend(manifest, 20, 20)
     assert builder.finish().encoded == manifest.encoded

@@ -1,219 +1,215 @@
-//! An ordered key-value store: one redb file, and a log of the commits since its last checkpoint.
+//! An ordered key-value store: a log of the newest commits, a map of them in memory, and one redb
+//! file with everything up to the last checkpoint.
 //!
-//! redb alone either syncs at every commit or loses what a kill interrupts. Here a commit changes
-//! redb in memory and appends one record to the log ([`crate::commit_log`]), which survives a kill
-//! at once and a power cut after one sync of the log. A checkpoint commits redb durably, with its
-//! own syncs in their order, and starts the log anew.
+//! A commit appends one record to the log ([`crate::commit_log`]), which survives a kill at once
+//! and a power cut after one sync, and enters its keys into the active map ([`crate::memtable`]).
+//! At the limit of the log the active map is frozen, the other of two logs takes the commits, and
+//! a thread writes the frozen map into the redb file ([`crate::tree_file`]): a checkpoint, which
+//! makes the log before stale.
+//!
+//! ```text
+//! records 1..9 in log A, their keys active --limit--> frozen --checkpoint--> in the redb file
+//!              10.. in log B, their keys active --limit, once A is stale--> frozen ...
+//! ```
 //!
 //! Invariants:
 //!
 //! 1. A commit is visible and answered only when its record is in the log.
-//! 2. The file on the disk is the state of the last checkpoint, whole; redb overwrites nothing of it
-//!    before the next one is synced. So a power cut leaves it, and what is whole of the log.
-//! 3. After a failed write or sync nothing is acknowledged until the files have been opened anew
-//!    and a checkpoint of everything in them has been synced. A checkpoint commits in two phases:
-//!    where a sync of it fails, either the last one is still in force, and the log is applied to
-//!    it once more, or its pages were synced already and only its header is written again.
+//! 2. Every commit is in the redb file, synced, or whole in a log; a log begins anew only when all
+//!    of it is in the file. Opening applies both logs in the order of revisions, and ends with
+//!    both empty, durably: what was not applied must not follow a later commit.
+//! 3. After a failed write or sync nothing is acknowledged until a checkpoint of everything in
+//!    memory has been synced. After a failed checkpoint the file is opened anew first; either its
+//!    last transaction is in force and the map is written once more, or the new one is.
+//! 4. A reader sees one moment: active over frozen over a snapshot of the file.
+//! 5. Memory is bounded: where the active map reaches the limit while another is still being
+//!    written, commits wait.
 //!
-//! Locks, in this order: `writer`, `syncing`, `snapshot`. Durable commits share syncs: who waits
-//! for `syncing` mostly finds its record synced by the one before.
+//! Locks, in this order: `writer`, `syncing`, `view`. Durable commits share syncs: who waits for
+//! `syncing` mostly finds its record synced by the one before. A checkpoint holds none while it
+//! writes.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::CString;
+use std::fs::File;
 use std::io;
+use std::mem::{ManuallyDrop, MaybeUninit, take};
 use std::ops::Bound;
-use std::os::fd::{AsRawFd, RawFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-
-use redb::backends::FileBackend;
-use redb::{
-    Builder, Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable,
-    TableDefinition, WriteTransaction,
-};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use crate::commit_log::{CommitLog, Operation, records};
-
-const ENTRIES: TableDefinition<'static, &'static [u8], &'static [u8]> =
-    TableDefinition::new("entries");
-const META: TableDefinition<'static, &'static str, u64> = TableDefinition::new("meta");
-const FORMAT: u64 = 1;
-const VERSION_BYTES: usize = 8;
+use crate::memtable::{Memtable, Overlay};
+pub use crate::store_error::StoreError;
+pub use crate::tree_file::{Entry, create};
+use crate::tree_file::{Snapshot, TreeFile, get, merge};
 
 /// A condition of a commit: the version of a key, 0 for absence.
 pub type Condition<'a> = (&'a [u8], u64);
 
-/// A key with its value and version.
-pub type Entry = (Vec<u8>, Vec<u8>, u64);
-
-/// Why a call of the store has no answer.
-#[derive(Debug)]
-pub enum StoreError {
-    /// A condition does not hold: which one, and the version that was found.
-    Conflict(usize, u64),
-    /// The store is closed.
-    Closed,
-    /// Somebody else has the file open.
-    Busy(String),
-    /// The file holds something else, or is damaged.
-    Damaged(String),
-    /// A write or sync failed; whether it is stored is not known.
-    Failed(String),
-    /// The operating system refused, with nothing changed.
-    Io(io::Error),
-}
-
-impl From<io::Error> for StoreError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
-                Self::Damaged(error.to_string())
-            }
-            _ => Self::Io(error),
-        }
-    }
-}
-
-fn engine(error: impl Into<redb::Error>) -> StoreError {
-    match error.into() {
-        redb::Error::Io(error) => error.into(),
-        redb::Error::DatabaseAlreadyOpen => StoreError::Busy("it is open already".to_owned()),
-        redb::Error::DatabaseClosed => StoreError::Closed,
-        redb::Error::PreviousIo => StoreError::Failed("an earlier write failed".to_owned()),
-        other => StoreError::Damaged(other.to_string()),
-    }
-}
-
-/// Run what reads stored bytes: redb answers some damage by a panic.
-fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|cause| {
-        let text = cause.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| cause.downcast_ref::<&str>().copied());
-        let reason = format!("the engine gave up: {}", text.unwrap_or("no reason"));
-        Err(StoreError::Damaged(reason))
-    })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-type Snapshot = Arc<ReadOnlyTable<&'static [u8], &'static [u8]>>;
+const LOG_SUFFIXES: [&str; 2] = [".log", ".log2"];
 
 /// How a store uses memory and disk.
 #[derive(Clone, Copy)]
 pub struct Options {
     /// How long the log grows before a checkpoint.
     pub log_limit_bytes: u64,
+    /// The same while the disk has little room: a checkpoint must fit into what is kept in reserve.
+    pub scarce_log_limit_bytes: u64,
     /// How much of the file is kept in memory.
     pub cache_bytes: usize,
+    /// A disk that fails beneath the file.
+    #[cfg(test)]
+    pub faults: Option<&'static faults::Faults>,
 }
 
-struct Files {
-    database: Database,
-    log: CommitLog,
-    descriptor: RawFd,
-}
-
-struct Writer {
-    files: Option<Files>,
-    failure: Option<String>,
+/// A map that takes no more commits, with the revision of the last in it.
+struct Frozen {
+    entries: Memtable,
     revision: u64,
 }
 
+/// What readers see.
+struct View {
+    active: Memtable,
+    frozen: Option<Arc<Frozen>>,
+    snapshot: Option<Snapshot>, // None: the file is not open
+    revision: u64,
+    log: usize,     // which of both takes the records
+    frozen_at: u64, // the last revision in the other one
+}
+
+struct Writer {
+    tree: Option<Arc<TreeFile>>,
+    tree_revision: u64,
+    logs: [CommitLog; 2],
+    revision: u64,
+    log_limit_bytes: u64, // one of both that the options have
+    look_at: u64,         // the size of the log at which to choose again
+    is_checkpointing: bool,
+    failure: Option<StoreError>, // of a checkpoint
+}
+
+impl Writer {
+    fn is_long(&self, log: usize) -> bool {
+        self.logs[log].size_bytes() > self.log_limit_bytes
+    }
+}
+
 struct Syncing {
-    file: Option<File>,
+    logs: [File; 2],
     synced: u64,
 }
 
-/// An open store. Shared by all threads.
-pub struct Store {
+struct Shared {
     path: PathBuf,
     options: Options,
     identity: u64,
     writer: Mutex<Writer>,
+    checkpointed: Condvar, // with `writer`
     syncing: Mutex<Syncing>,
-    snapshot: RwLock<Option<Snapshot>>,
-    appended: AtomicU64,
+    view: RwLock<View>,
     descriptor: AtomicI32,   // set under `writer`
     closed: AtomicBool,      // set under `writer`
-    sync_failed: AtomicBool, // of the log; set under `syncing`
+    sync_failed: AtomicBool, // of a log; set under `syncing`
 }
 
-/// Make an empty store, synced, at a path where there is none.
-pub fn create(path: &Path, identity: u64) -> Result<(), StoreError> {
-    guarded(|| {
-        let database = Database::create(path).map_err(engine)?;
-        let transaction = database.begin_write().map_err(engine)?;
-        transaction.open_table(ENTRIES).map_err(engine)?;
-        {
-            let mut meta = transaction.open_table(META).map_err(engine)?;
-            for (name, value) in [("format", FORMAT), ("identity", identity), ("revision", 0)] {
-                meta.insert(name, value).map_err(engine)?;
-            }
-        }
-        transaction.commit().map_err(engine)?;
-        database.close().map_err(engine)
-    })
+/// An open store. Shared by all threads.
+pub struct Store {
+    shared: ManuallyDrop<Arc<Shared>>,
+    owner: u32,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Store {
-    /// Open the store at a path; commits since its last checkpoint come back from the log.
+    /// Open the store at a path; commits since its last checkpoint come back from the logs.
     pub fn open(path: &Path, options: Options) -> Result<Self, StoreError> {
-        let (files, identity, revision) = guarded(|| open_files(path, options))?;
-        let store = Self {
+        let tree = TreeFile::open(path, &options)?;
+        let (first, first_bytes) = CommitLog::open(&log_path(path, 0), tree.identity)?;
+        let (second, second_bytes) = CommitLog::open(&log_path(path, 1), tree.identity)?;
+        let mut active = Memtable::default();
+        let logs = [&*first_bytes, &*second_bytes];
+        let revision = replay(logs, tree.identity, tree.revision, &mut active);
+        let is_clean = logs.iter().all(|bytes| bytes.is_empty());
+        let shared = Arc::new(Shared {
             path: path.to_owned(),
             options,
-            identity,
-            writer: Mutex::new(Writer {
-                files: None,
-                failure: None,
-                revision,
-            }),
+            identity: tree.identity,
             syncing: Mutex::new(Syncing {
-                file: None,
-                synced: 0,
+                logs: [first.handle()?, second.handle()?],
+                synced: tree.revision,
             }),
-            snapshot: RwLock::new(None),
-            appended: AtomicU64::new(revision),
-            descriptor: AtomicI32::new(-1),
+            checkpointed: Condvar::new(),
+            view: RwLock::new(View {
+                active,
+                frozen: None,
+                snapshot: Some(tree.snapshot()?),
+                revision,
+                log: 0,
+                frozen_at: tree.revision,
+            }),
+            descriptor: AtomicI32::new(tree.descriptor),
+            writer: Mutex::new(Writer {
+                tree_revision: tree.revision,
+                tree: Some(Arc::new(tree)),
+                logs: [first, second],
+                revision,
+                log_limit_bytes: options.log_limit_bytes,
+                look_at: options.scarce_log_limit_bytes,
+                is_checkpointing: false,
+                failure: None,
+            }),
             closed: AtomicBool::new(false),
             sync_failed: AtomicBool::new(false),
+        });
+        let store = Self {
+            shared: ManuallyDrop::new(shared),
+            owner: std::process::id(),
         };
-        store.install(&mut lock(&store.writer), files, revision)?;
+        if !is_clean {
+            drop((first_bytes, second_bytes));
+            store.shared.finish_recovery()?;
+        }
         Ok(store)
     }
 
     /// The number that tells this store from any other.
     pub fn identity(&self) -> u64 {
-        self.identity
+        self.shared.identity
     }
 
     /// The descriptor of the file, whose lock a child of fork(2) shares; -1 where there is none.
     pub fn descriptor(&self) -> RawFd {
-        self.descriptor.load(Ordering::Acquire)
+        self.shared.descriptor.load(Ordering::Acquire)
     }
 
     /// The revision of the last commit.
     pub fn revision(&self) -> Result<u64, StoreError> {
-        self.reader()?;
-        Ok(self.appended.load(Ordering::Acquire))
+        match self.shared.closed.load(Ordering::Acquire) {
+            true => Err(StoreError::Closed),
+            false => Ok(self.shared.view().revision),
+        }
     }
 
     /// The value and version of a key, handed to `take` in place.
     pub fn get<R>(
         &self,
         key: &[u8],
-        take: impl FnOnce(&[u8], u64) -> R,
+        take: impl Fn(&[u8], u64) -> R,
     ) -> Result<Option<R>, StoreError> {
-        let table = self.reader()?;
-        guarded(|| {
-            let Some(found) = table.get(key).map_err(engine)? else {
-                return Ok(None);
-            };
-            let (version, value) = split(found.value())?;
-            Ok(Some(take(value, version)))
+        self.shared.answered(|| {
+            let view = self.shared.reader()?;
+            if let Some(slot) = view.newer(key) {
+                return Ok(slot.value.as_ref().map(|value| take(value, slot.version)));
+            }
+            let snapshot = view.snapshot()?;
+            drop(view);
+            get(&snapshot, key, &take)
         })
     }
 
@@ -224,29 +220,19 @@ impl Store {
         upper: Bound<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Entry>, StoreError> {
-        let table = self.reader()?;
-        if limit == 0 || is_empty(lower, upper) {
-            return Ok(Vec::new());
-        }
-        guarded(|| {
-            let mut found: Vec<Entry> = Vec::new();
-            for entry in table
-                .range::<&[u8]>((lower, upper))
-                .map_err(engine)?
-                .take(limit)
-            {
-                let (key, stored) = entry.map_err(engine)?;
-                let (version, value) = split(stored.value())?;
-                // Who resumes by the last key would never come to an end of a damaged tree.
-                if found
-                    .last()
-                    .is_some_and(|last| last.0.as_slice() >= key.value())
-                {
-                    return Err(StoreError::Damaged("keys are out of order".to_owned()));
-                }
-                found.push((key.value().to_vec(), value.to_vec(), version));
+        self.shared.answered(|| {
+            let view = self.shared.reader()?;
+            if limit == 0 || is_empty(lower, upper) {
+                return Ok(Vec::new());
             }
-            Ok(found)
+            let active = view.active.copy(lower, upper, limit);
+            let (frozen, snapshot) = (view.frozen.clone(), view.snapshot()?);
+            drop(view);
+            let active = active.iter().map(|(key, slot)| (&**key, slot));
+            let frozen = frozen
+                .iter()
+                .flat_map(|map| map.entries.range(lower, upper));
+            merge(&snapshot, Overlay::new(active, frozen), lower, upper, limit)
         })
     }
 
@@ -257,139 +243,164 @@ impl Store {
         conditions: &[Condition<'_>],
         durable: bool,
     ) -> Result<u64, StoreError> {
-        let revision = {
-            let mut writer = lock(&self.writer);
-            self.become_ready(&mut writer)?;
-            let revision = writer.revision + 1;
-            self.transact(&mut writer, revision, operations, conditions, durable)?;
-            writer.revision = revision;
-            self.appended.store(revision, Ordering::Release);
-            let files = writer.files.as_ref().ok_or(StoreError::Closed)?;
-            if files.log.size_bytes() > self.options.log_limit_bytes {
-                // This commit is in the log, so that a failure here is kept for the next one.
-                let _ = self.checkpoint(&mut writer);
-            }
-            revision
-        };
+        let shared = &self.shared;
+        let mut writer = shared.ready()?;
+        shared.check(conditions)?;
+        let revision = writer.revision + 1;
+        let log = shared.view().log;
         if durable {
-            self.sync_to(revision)?;
+            writer.logs[log].fill_ahead()?;
+        }
+        writer.logs[log].append(revision, operations)?;
+        writer.revision = revision;
+        {
+            let mut view = shared.view.write().unwrap_or_else(PoisonError::into_inner);
+            view.active.apply(revision, operations);
+            view.revision = revision;
+        }
+        shared.look_for_room(&mut writer, log);
+        if !writer.is_checkpointing && writer.is_long(log) {
+            shared.start_checkpoint(&mut writer);
+        }
+        drop(writer);
+        if durable {
+            shared.sync_to(revision)?;
         }
         Ok(revision)
     }
 
     /// Make every acknowledged commit survive a power cut.
     pub fn sync(&self) -> Result<(), StoreError> {
-        let revision = {
-            let mut writer = lock(&self.writer);
-            self.become_ready(&mut writer)?;
-            writer.revision
-        };
-        self.sync_to(revision)
+        let revision = self.shared.ready()?.revision;
+        self.shared.sync_to(revision)
     }
 
     /// Take up at a later revision: those between were given out and must not come back.
     pub fn skip_to(&self, revision: u64) -> Result<(), StoreError> {
-        let mut writer = lock(&self.writer);
-        self.become_ready(&mut writer)?;
+        let mut writer = self.shared.idle()?;
         writer.revision = writer.revision.max(revision);
-        self.appended.store(writer.revision, Ordering::Release);
-        self.checkpoint(&mut writer)
+        self.shared.checkpoint(&mut writer)
     }
 
-    /// Write everything into the file, synced, empty the log and release both. Idempotent.
+    /// Write everything into the file, synced, empty the logs and release all. Idempotent.
     pub fn close(&self) -> Result<(), StoreError> {
+        self.shared.close()
+    }
+}
+
+impl Drop for Store {
+    /// Leave the logs as they are, as a kill would.
+    fn drop(&mut self) {
+        if std::process::id() != self.owner {
+            return; // in a child of fork(2) a lock may be held by a thread that is not there
+        }
+        // The thread of the last checkpoint may not have let go of the rest yet.
+        let tree = self.shared.take_tree(&mut self.shared.at_rest());
+        drop(tree);
+        // SAFETY: nothing uses the field after this, the only place that drops it.
+        unsafe { ManuallyDrop::drop(&mut self.shared) }
+    }
+}
+
+impl View {
+    fn newer(&self, key: &[u8]) -> Option<&crate::memtable::Slot> {
+        let below = || self.frozen.as_ref()?.entries.get(key);
+        self.active.get(key).or_else(below)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let failed = || StoreError::Failed("a write or a sync failed".to_owned());
+        self.snapshot.clone().ok_or_else(failed)
+    }
+}
+
+impl Shared {
+    fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reader(&self) -> Result<RwLockReadGuard<'_, View>, StoreError> {
+        let view = self.view();
+        match view.snapshot.is_some() {
+            true => Ok(view),
+            false if self.closed.load(Ordering::Acquire) => Err(StoreError::Closed),
+            false => Err(StoreError::Failed("the file is not open".to_owned())),
+        }
+    }
+
+    /// The answer of a read; it is tried again where the file was just being opened anew.
+    fn answered<T>(&self, read: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match read() {
+            Err(StoreError::Failed(_) | StoreError::Closed)
+                if !self.closed.load(Ordering::Acquire) =>
+            {
+                drop(self.at_rest());
+                read()
+            }
+            answer => answer,
+        }
+    }
+
+    /// The writer's lock, with no checkpoint running.
+    fn at_rest(&self) -> MutexGuard<'_, Writer> {
         let mut writer = lock(&self.writer);
+        while writer.is_checkpointing {
+            let waited = self.checkpointed.wait(writer);
+            writer = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        writer
+    }
+
+    fn change_view<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
+        change(&mut self.view.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_troubled(&self, writer: &Writer) -> bool {
+        writer.failure.is_some() || self.sync_failed.load(Ordering::Acquire)
+    }
+
+    /// The writer's lock, once a commit may be taken.
+    fn ready(&self) -> Result<MutexGuard<'_, Writer>, StoreError> {
+        let writer = lock(&self.writer);
+        let log = self.view().log;
+        let must_wait = writer.is_checkpointing && writer.is_long(log);
+        if !(must_wait || self.is_troubled(&writer)) {
+            return match self.closed.load(Ordering::Acquire) {
+                true => Err(StoreError::Closed),
+                false => Ok(writer),
+            };
+        }
+        drop(writer);
+        self.idle()
+    }
+
+    /// The same, with no checkpoint running.
+    fn idle(&self) -> Result<MutexGuard<'_, Writer>, StoreError> {
+        let mut writer = self.at_rest();
         if self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        if self.is_troubled(&writer) {
+            self.recover(&mut writer)?;
+        }
+        Ok(writer)
+    }
+
+    fn check(&self, conditions: &[Condition<'_>]) -> Result<(), StoreError> {
+        if conditions.is_empty() {
             return Ok(());
         }
-        let mut outcome = self.become_ready(&mut writer);
-        if outcome.is_ok() {
-            outcome = self.checkpoint(&mut writer);
-        }
-        self.closed.store(true, Ordering::Release);
-        self.descriptor.store(-1, Ordering::Release);
-        self.set_snapshot(None);
-        lock(&self.syncing).file = None;
-        let Some(mut files) = writer.files.take() else {
-            return outcome;
-        };
-        if outcome.is_ok() {
-            outcome = files.log.truncate().map_err(StoreError::from);
-        }
-        outcome.and(guarded(|| files.database.close().map_err(engine)))
-    }
-
-    fn reader(&self) -> Result<Snapshot, StoreError> {
-        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
-        snapshot
-            .clone()
-            .ok_or_else(|| match self.closed.load(Ordering::Acquire) {
-                true => StoreError::Closed,
-                false => StoreError::Failed("a write or a sync failed".to_owned()),
-            })
-    }
-
-    fn set_snapshot(&self, next: Option<Snapshot>) {
-        let mut snapshot = self
-            .snapshot
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let last = std::mem::replace(&mut *snapshot, next);
-        drop(snapshot);
-        drop(last); // the end of a read transaction takes a lock of the engine
-    }
-
-    fn transact(
-        &self,
-        writer: &mut Writer,
-        revision: u64,
-        operations: &[Operation<'_>],
-        conditions: &[Condition<'_>],
-        durable: bool,
-    ) -> Result<(), StoreError> {
-        let files = writer.files.as_mut().ok_or(StoreError::Closed)?;
-        let prepared = guarded(|| prepare(&files.database, revision, operations, conditions));
-        let transaction = match prepared {
-            Ok(transaction) => transaction,
-            Err(StoreError::Conflict(index, found)) => {
+        let view = self.view();
+        for (index, (key, wanted)) in conditions.iter().enumerate() {
+            let found = match view.newer(key) {
+                Some(slot) => slot.found_version(),
+                None => get(&view.snapshot()?, key, |_, version| version)?.unwrap_or(0),
+            };
+            if found != *wanted {
                 return Err(StoreError::Conflict(index, found));
             }
-            Err(error) => {
-                // The engine refuses everything after an error; the next commit opens it anew.
-                writer.failure = Some(reason(&error));
-                return Err(error);
-            }
-        };
-        if durable {
-            files.log.fill_ahead()?;
         }
-        files.log.append(revision, operations)?;
-        let finished = guarded(|| {
-            transaction.commit().map_err(engine)?;
-            self.set_snapshot(Some(open_snapshot(&files.database)?));
-            Ok(())
-        });
-        finished.map_err(|error| fail(writer, &error))
-    }
-
-    /// Commit the file durably and start the log anew; a failure is kept for the next call.
-    fn checkpoint(&self, writer: &mut Writer) -> Result<(), StoreError> {
-        let revision = writer.revision;
-        let files = writer.files.as_mut().ok_or(StoreError::Closed)?;
-        let done = guarded(|| {
-            write_revision(&files.database, revision)?;
-            files.log.restart();
-            open_snapshot(&files.database)
-        });
-        match done {
-            Ok(snapshot) => {
-                self.set_snapshot(Some(snapshot));
-                let mut syncing = lock(&self.syncing);
-                syncing.synced = syncing.synced.max(revision);
-                Ok(())
-            }
-            Err(error) => Err(fail_unapplied(writer, error)),
-        }
+        Ok(())
     }
 
     fn sync_to(&self, revision: u64) -> Result<(), StoreError> {
@@ -397,11 +408,18 @@ impl Store {
         if syncing.synced >= revision {
             return Ok(());
         }
-        let target = self.appended.load(Ordering::Acquire);
-        let Some(file) = &syncing.file else {
+        if self.sync_failed.load(Ordering::Acquire) {
             return Err(StoreError::Failed("a sync failed".to_owned()));
+        }
+        let (target, log, frozen_at) = {
+            let view = self.view();
+            (view.revision, view.log, view.frozen_at)
         };
-        match file.sync_data() {
+        let mut outcome = syncing.logs[log].sync_data();
+        if syncing.synced < frozen_at {
+            outcome = outcome.and_then(|()| syncing.logs[log ^ 1].sync_data());
+        }
+        match outcome {
             Ok(()) => {
                 syncing.synced = target;
                 Ok(())
@@ -409,185 +427,271 @@ impl Store {
             Err(error) => {
                 // Trying again could succeed without the pages that the failure dropped.
                 self.sync_failed.store(true, Ordering::Release);
-                syncing.file = None;
                 Err(StoreError::Failed(error.to_string()))
             }
         }
     }
 
-    fn become_ready(&self, writer: &mut Writer) -> Result<(), StoreError> {
+    fn close(&self) -> Result<(), StoreError> {
+        let mut writer = self.at_rest();
         if self.closed.load(Ordering::Acquire) {
-            return Err(StoreError::Closed);
-        }
-        if writer.failure.is_none() && !self.sync_failed.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.set_snapshot(None);
-        self.descriptor.store(-1, Ordering::Release);
-        writer.files = None; // closes the file, which nobody can open twice
-        let opened = guarded(|| open_files(&self.path, self.options));
-        let (files, _, revision) = opened.map_err(|error| fail_unapplied(writer, error))?;
-        if revision < writer.revision {
-            let lost = writer.revision - revision;
-            return Err(StoreError::Damaged(format!(
-                "the last {lost} commits are missing"
-            )));
+        let mut outcome = match self.is_troubled(&writer) {
+            true => self.recover(&mut writer),
+            false => self.checkpoint(&mut writer),
+        };
+        self.closed.store(true, Ordering::Release);
+        let tree = self.take_tree(&mut writer);
+        for log in &mut writer.logs {
+            outcome = outcome.and_then(|()| log.truncate().map_err(StoreError::from));
         }
-        self.install(writer, files, revision)?;
-        writer.failure = None;
+        let maps = self.change_view(|view| (take(&mut view.active), view.frozen.take()));
+        drop(writer);
+        drop(maps);
+        outcome.and(tree.map_or(Ok(()), TreeFile::close))
+    }
+
+    /// Take the file away from readers and writers.
+    fn take_tree(&self, writer: &mut Writer) -> Option<TreeFile> {
+        self.descriptor.store(-1, Ordering::Release);
+        let snapshot = self.change_view(|view| view.snapshot.take());
+        drop(snapshot); // the end of a read transaction takes a lock of the engine
+        writer.tree.take().and_then(Arc::into_inner)
+    }
+
+    // Checkpoints
+
+    /// Look now and then how much room the disk has: the limit depends on it.
+    fn look_for_room(&self, writer: &mut Writer, log: usize) {
+        let size = writer.logs[log].size_bytes();
+        if size >= writer.look_at {
+            writer.look_at = size + self.options.scarce_log_limit_bytes;
+            writer.log_limit_bytes = self.log_limit_bytes();
+        }
+    }
+
+    fn log_limit_bytes(&self) -> u64 {
+        match self.is_scarce() {
+            true => self.options.scarce_log_limit_bytes,
+            false => self.options.log_limit_bytes,
+        }
+    }
+
+    fn is_scarce(&self) -> bool {
+        let wanted = self.options.log_limit_bytes.saturating_mul(4);
+        self.options.scarce_log_limit_bytes < self.options.log_limit_bytes
+            && free_bytes(&self.path).is_some_and(|free| free < wanted)
+    }
+
+    fn is_short_of_room(&self, writer: &Writer) -> bool {
+        writer.log_limit_bytes < self.options.log_limit_bytes
+            || writer.failure.as_ref().is_some_and(StoreError::is_full)
+    }
+
+    /// Have the active map take no more commits; return it.
+    fn freeze(&self, writer: &mut Writer) -> Arc<Frozen> {
+        let revision = writer.revision;
+        let (frozen, log) = self.change_view(|view| {
+            let entries = take(&mut view.active);
+            let frozen = Arc::new(Frozen { entries, revision });
+            view.frozen = Some(frozen.clone());
+            view.log ^= 1;
+            view.frozen_at = revision;
+            view.revision = revision;
+            (frozen, view.log)
+        });
+        writer.logs[log].restart(); // all of it is in the file
+        writer.look_at = self.options.scarce_log_limit_bytes;
+        frozen
+    }
+
+    /// Freeze the active map and have a thread write it.
+    fn start_checkpoint(self: &Arc<Self>, writer: &mut Writer) {
+        let Some(tree) = writer.tree.clone() else {
+            return;
+        };
+        let frozen = self.freeze(writer);
+        let in_slices = self.is_short_of_room(writer);
+        let shared = self.clone();
+        writer.is_checkpointing = true;
+        let work = move || {
+            let outcome = shared.write_frozen(&tree, &frozen, in_slices);
+            drop((tree, frozen));
+            let mut writer = lock(&shared.writer);
+            writer.is_checkpointing = false;
+            // A failure is kept for the next commit: those in the map are in the log.
+            let stale = shared.finish(&mut writer, outcome);
+            shared.checkpointed.notify_all();
+            drop(writer);
+            drop(stale);
+        };
+        let thread = std::thread::Builder::new().name("nexus-checkpoint".to_owned());
+        if thread.spawn(work).is_err() {
+            writer.is_checkpointing = false;
+            let _ = self.checkpoint(writer); // kept for the next commit as well
+        }
+    }
+
+    /// Write all that is in memory into the file, synced. No checkpoint must be running.
+    fn checkpoint(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        let frozen = self.view().frozen.clone();
+        if let Some(frozen) = frozen {
+            self.write_now(writer, &frozen)?;
+        }
+        if writer.tree_revision < writer.revision {
+            let frozen = self.freeze(writer);
+            self.write_now(writer, &frozen)?;
+        }
         Ok(())
     }
 
-    /// Take up files just opened, once a sync of everything in them has succeeded.
-    fn install(&self, writer: &mut Writer, files: Files, revision: u64) -> Result<(), StoreError> {
-        let handle = files.log.handle()?;
-        self.descriptor.store(files.descriptor, Ordering::Release);
-        writer.files = Some(files);
-        writer.revision = revision;
-        self.appended.store(revision, Ordering::Release);
+    fn write_now(&self, writer: &mut Writer, frozen: &Frozen) -> Result<(), StoreError> {
+        let tree = writer.tree.clone().ok_or(StoreError::Closed)?;
+        let in_slices = self.is_short_of_room(writer);
+        let outcome = self.write_frozen(&tree, frozen, in_slices);
+        drop(tree);
+        drop(self.finish(writer, outcome)?);
+        Ok(())
+    }
+
+    fn write_frozen(
+        &self,
+        tree: &TreeFile,
+        frozen: &Frozen,
+        in_slices: bool,
+    ) -> Result<(Snapshot, u64), StoreError> {
+        if in_slices && !self.sync_failed.load(Ordering::Acquire) {
+            for log in &self.log_handles()? {
+                log.sync_data().map_err(|error| {
+                    self.sync_failed.store(true, Ordering::Release);
+                    StoreError::Failed(error.to_string())
+                })?;
+            }
+            tree.write_in_slices(&frozen.entries, frozen.revision, |snapshot| {
+                drop(self.change_view(|view| view.snapshot.replace(snapshot)));
+            })?;
+        } else {
+            tree.write(&frozen.entries, frozen.revision)?;
+        }
+        let mut syncing = lock(&self.syncing);
+        syncing.synced = syncing.synced.max(frozen.revision);
+        Ok((tree.snapshot()?, frozen.revision))
+    }
+
+    fn log_handles(&self) -> Result<[File; 2], StoreError> {
+        let [first, second] = &lock(&self.syncing).logs;
+        Ok([first.try_clone()?, second.try_clone()?])
+    }
+
+    /// Take up what a checkpoint has written, or keep its failure; return what is stale.
+    fn finish(
+        &self,
+        writer: &mut Writer,
+        outcome: Result<(Snapshot, u64), StoreError>,
+    ) -> Result<(Option<Snapshot>, Option<Arc<Frozen>>), StoreError> {
+        match outcome {
+            Ok((snapshot, revision)) => {
+                writer.tree_revision = revision;
+                Ok(self.change_view(|view| (view.snapshot.replace(snapshot), view.frozen.take())))
+            }
+            Err(error) => {
+                let answer = unapplied(&error);
+                writer.failure = Some(error);
+                // The engine refuses even reads now. Where this fails too, the next commit tries.
+                let _ = self.reopen(writer);
+                Err(answer)
+            }
+        }
+    }
+
+    // Recovery
+
+    /// Write all that is in memory once more, into the file opened anew if need be.
+    fn recover(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        if writer.tree.is_none() {
+            self.reopen(writer).map_err(|error| unapplied(&error))?;
+        }
         self.checkpoint(writer)?;
-        lock(&self.syncing).file = Some(handle);
+        writer.failure = None;
+        let _syncing = lock(&self.syncing);
         self.sync_failed.store(false, Ordering::Release);
         Ok(())
     }
-}
 
-fn reason(error: &StoreError) -> String {
-    match error {
-        StoreError::Conflict(..) => "a condition does not hold".to_owned(),
-        StoreError::Closed => "the store is closed".to_owned(),
-        StoreError::Busy(reason) | StoreError::Damaged(reason) | StoreError::Failed(reason) => {
-            reason.clone()
+    fn reopen(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        drop(self.take_tree(writer)); // nobody can open the file twice
+        let tree = TreeFile::open(&self.path, &self.options)?;
+        if tree.identity != self.identity || tree.revision < writer.tree_revision {
+            let reason = "the file is not the one that was open";
+            return Err(StoreError::Damaged(reason.to_owned()));
         }
-        StoreError::Io(error) => error.to_string(),
+        let snapshot = tree.snapshot()?;
+        self.descriptor.store(tree.descriptor, Ordering::Release);
+        self.change_view(|view| view.snapshot = Some(snapshot));
+        writer.tree = Some(Arc::new(tree));
+        Ok(())
+    }
+
+    /// Bring what the logs had into the file, and empty them.
+    fn finish_recovery(&self) -> Result<(), StoreError> {
+        let mut writer = lock(&self.writer);
+        writer.log_limit_bytes = self.log_limit_bytes();
+        let written = self.checkpoint(&mut writer);
+        if written.as_ref().is_err_and(StoreError::is_full) {
+            self.recover(&mut writer)?;
+        } else {
+            written?;
+        }
+        for log in &mut writer.logs {
+            log.truncate_durably()?;
+        }
+        Ok(())
     }
 }
 
-/// Keep a failure for the next call, which opens the files anew; the answer to this one.
-fn fail(writer: &mut Writer, error: &StoreError) -> StoreError {
-    let reason = reason(error);
-    writer.failure = Some(reason.clone());
-    StoreError::Failed(reason)
-}
-
-/// The same, where nothing was applied: on a full disk the answer says so.
-fn fail_unapplied(writer: &mut Writer, error: StoreError) -> StoreError {
-    let failed = fail(writer, &error);
-    match &error {
-        StoreError::Io(cause) if cause.kind() == io::ErrorKind::StorageFull => error,
-        _ => failed,
+/// The answer to a commit that had to wait for a checkpoint or a reopening which has failed.
+fn unapplied(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Io(cause) if error.is_full() => {
+            let number = cause.raw_os_error().unwrap_or(libc::ENOSPC);
+            StoreError::Io(io::Error::from_raw_os_error(number))
+        }
+        other => StoreError::Failed(other.reason()),
     }
 }
 
-/// Open both files and bring the commits of the log back; nothing is synced yet.
-fn open_files(path: &Path, options: Options) -> Result<(Files, u64, u64), StoreError> {
-    let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let descriptor = file.as_raw_fd();
-    let backend = FileBackend::new(file).map_err(engine)?;
-    let database = Builder::new()
-        .set_cache_size(options.cache_bytes)
-        .create_with_backend(backend)
-        .map_err(|error| match error {
-            DatabaseError::UpgradeRequired(format) => {
-                StoreError::Damaged(format!("it is a redb file of the old format {format}"))
-            }
-            other => engine(other),
-        })?;
-    let (identity, mut revision) = read_meta(&database)?;
-    let mut log_path = path.as_os_str().to_owned();
-    log_path.push(".log");
-    let (log, bytes) = CommitLog::open(Path::new(&log_path), identity)?;
-    for record in records(&bytes, identity) {
+fn log_path(path: &Path, index: usize) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(LOG_SUFFIXES[index]);
+    name.into()
+}
+
+/// Apply the records that go on from a revision; return the last one.
+fn replay(logs: [&[u8]; 2], identity: u64, mut revision: u64, entries: &mut Memtable) -> u64 {
+    let mut found = logs.map(|bytes| records(bytes, identity));
+    found.sort_by_key(|records| records.first().map(|record| record.revision));
+    for record in found.iter().flatten() {
         if record.revision == revision + 1 {
-            let transaction = prepare(&database, record.revision, &record.operations, &[])?;
-            transaction.commit().map_err(engine)?;
+            entries.apply(record.revision, &record.operations);
             revision = record.revision;
         }
     }
-    let files = Files {
-        database,
-        log,
-        descriptor,
-    };
-    Ok((files, identity, revision))
+    revision
 }
 
-fn read_meta(database: &Database) -> Result<(u64, u64), StoreError> {
-    let foreign = |_| StoreError::Damaged("the tables are not a metastore's".to_owned());
-    let transaction = database.begin_read().map_err(engine)?;
-    let meta = transaction.open_table(META).map_err(foreign)?;
-    transaction.open_table(ENTRIES).map_err(foreign)?;
-    let number = |name: &str| -> Result<u64, StoreError> {
-        let found = meta.get(name).map_err(engine)?;
-        let missing = || StoreError::Damaged(format!("the {name} is missing"));
-        Ok(found.ok_or_else(missing)?.value())
-    };
-    match number("format")? {
-        FORMAT => Ok((number("identity")?, number("revision")?)),
-        other => Err(StoreError::Damaged(format!(
-            "its format is {other}, not {FORMAT}"
-        ))),
+/// What an ordinary user may still write to the disk of a file; None where nobody can tell.
+fn free_bytes(path: &Path) -> Option<u64> {
+    let name = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut status = MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: the name ends with a zero byte, and the structure is as large as the call writes.
+    if unsafe { libc::statvfs(name.as_ptr(), status.as_mut_ptr()) } != 0 {
+        return None;
     }
-}
-
-fn open_snapshot(database: &Database) -> Result<Snapshot, StoreError> {
-    let transaction = database.begin_read().map_err(engine)?;
-    Ok(Arc::new(transaction.open_table(ENTRIES).map_err(engine)?))
-}
-
-/// A transaction with the operations applied, to be committed in memory.
-fn prepare(
-    database: &Database,
-    revision: u64,
-    operations: &[Operation<'_>],
-    conditions: &[Condition<'_>],
-) -> Result<WriteTransaction, StoreError> {
-    let mut transaction = database.begin_write().map_err(engine)?;
-    transaction
-        .set_durability(Durability::None)
-        .map_err(|error| StoreError::Failed(error.to_string()))?;
-    {
-        let mut table = transaction.open_table(ENTRIES).map_err(engine)?;
-        for (index, (key, wanted)) in conditions.iter().enumerate() {
-            let found = match table.get(*key).map_err(engine)? {
-                Some(stored) => split(stored.value())?.0,
-                None => 0,
-            };
-            if found != *wanted {
-                return Err(StoreError::Conflict(index, found));
-            }
-        }
-        let mut stored = Vec::new();
-        for operation in operations {
-            match operation {
-                Operation::Delete(key) => drop(table.remove(*key).map_err(engine)?),
-                Operation::Put(key, value) => {
-                    stored.clear();
-                    stored.extend(revision.to_le_bytes());
-                    stored.extend(*value);
-                    table.insert(*key, stored.as_slice()).map_err(engine)?;
-                }
-            }
-        }
-    }
-    Ok(transaction)
-}
-
-fn write_revision(database: &Database, revision: u64) -> Result<(), StoreError> {
-    let mut transaction = database.begin_write().map_err(engine)?;
-    transaction.set_quick_repair(true); // a kill must not cost a walk through the file
-    {
-        let mut meta = transaction.open_table(META).map_err(engine)?;
-        meta.insert("revision", revision).map_err(engine)?;
-    }
-    transaction.commit().map_err(engine)
-}
-
-fn split(stored: &[u8]) -> Result<(u64, &[u8]), StoreError> {
-    match stored.split_first_chunk::<VERSION_BYTES>() {
-        Some((version, value)) => Ok((u64::from_le_bytes(*version), value)),
-        None => Err(StoreError::Damaged("a record is cut short".to_owned())),
-    }
+    // SAFETY: it was all zeros, which is a value of it, and the call has filled it.
+    let status = unsafe { status.assume_init() };
+    #[allow(clippy::unnecessary_cast, reason = "the fields differ between systems")]
+    Some(status.f_bavail as u64 * status.f_frsize as u64)
 }
 
 fn is_empty(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
@@ -601,170 +705,6 @@ fn is_empty(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::os::fd::OwnedFd;
-
-    const OPTIONS: Options = Options {
-        log_limit_bytes: 4096,
-        cache_bytes: 1 << 20,
-    };
-
-    /// A folder that is gone with the test.
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let name = format!("nexus_kernel-{}-{name}", std::process::id());
-            let path = std::env::temp_dir().join(name);
-            fs::create_dir(&path).expect("a new folder");
-            Self(path)
-        }
-
-        fn store(&self) -> Store {
-            let path = self.0.join("store");
-            if !path.exists() {
-                create(&path, 7).expect("a new store");
-            }
-            Store::open(&path, OPTIONS).expect("a store")
-        }
-
-        /// What a kill would leave now.
-        fn killed(&self, name: &str) -> Self {
-            let other = Self::new(name);
-            for file in ["store", "store.log"] {
-                fs::copy(self.0.join(file), other.0.join(file)).expect("a copy");
-            }
-            other
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            fs::remove_dir_all(&self.0).expect("the folder");
-        }
-    }
-
-    fn all(store: &Store) -> Vec<Entry> {
-        store
-            .scan(Bound::Unbounded, Bound::Unbounded, usize::MAX)
-            .expect("entries")
-    }
-
-    #[test]
-    fn invariant_1_a_kill_at_any_commit_loses_none() {
-        let folder = Folder::new("kill");
-        let store = folder.store();
-        for number in 1..=200_u64 {
-            let (key, value) = (number.to_be_bytes(), [number as u8; 100]);
-            let gone = (number / 2).to_be_bytes();
-            let operations = [Operation::Delete(&gone), Operation::Put(&key, &value)];
-            let revision = store
-                .commit(&operations, &[], number % 3 == 0)
-                .expect("a commit");
-            if number % 7 == 0 {
-                let copy = folder.killed(&format!("kill-{number}"));
-                let again = copy.store();
-                assert_eq!(again.revision().expect("a revision"), revision);
-                assert_eq!(all(&again), all(&store));
-                again.close().expect("closed");
-            }
-        }
-        store.close().expect("closed");
-    }
-
-    #[test]
-    fn invariant_2_a_log_that_is_cut_leaves_a_commit_before() {
-        let folder = Folder::new("cut");
-        let store = folder.store();
-        for number in 1..=5_u8 {
-            store
-                .commit(&[Operation::Put(b"n", &[number])], &[], false)
-                .expect("a commit");
-        }
-        let log = fs::read(folder.0.join("store.log")).expect("a log");
-        for end in (0..log.len()).step_by(5) {
-            let copy = folder.killed(&format!("cut-{end}"));
-            fs::write(copy.0.join("store.log"), &log[..end]).expect("a shorter log");
-            let again = copy.store();
-            let revision = again.revision().expect("a revision");
-            let value = again.get(b"n", |value, _| value[0]).expect("an answer");
-            assert_eq!(u64::from(value.unwrap_or(0)), revision);
-            assert!(revision < 5);
-            again.close().expect("closed");
-        }
-        store.close().expect("closed");
-    }
-
-    #[test]
-    fn invariant_3_after_a_failed_sync_the_next_commit_opens_the_files_anew() {
-        let folder = Folder::new("fail");
-        let store = folder.store();
-        store
-            .commit(&[Operation::Put(b"a", b"1")], &[], false)
-            .expect("a commit");
-        // The end of a pipe cannot be synced.
-        let (pipe, _other) = io::pipe().expect("a pipe");
-        lock(&store.syncing).file = Some(File::from(OwnedFd::from(pipe)));
-        let outcome = store.commit(&[Operation::Put(b"a", b"2")], &[], true);
-        assert!(matches!(outcome, Err(StoreError::Failed(_))));
-        assert!(store.sync_failed.load(Ordering::Acquire));
-        assert_eq!(
-            store
-                .commit(&[Operation::Put(b"b", b"2")], &[], true)
-                .expect("a commit"),
-            3 // the commit that was not synced is stored, and was never acknowledged
-        );
-        assert!(!store.sync_failed.load(Ordering::Acquire));
-        assert_eq!(all(&store).len(), 2);
-        store.close().expect("closed");
-        assert!(matches!(
-            store.get(b"a", |_, _| ()),
-            Err(StoreError::Closed)
-        ));
-    }
-
-    #[test]
-    fn a_failed_condition_changes_nothing() {
-        let folder = Folder::new("condition");
-        let store = folder.store();
-        store
-            .commit(&[Operation::Put(b"a", b"1")], &[(b"a", 0)], false)
-            .expect("a commit");
-        let outcome = store.commit(&[Operation::Delete(b"a")], &[(b"a", 1), (b"b", 3)], false);
-        assert!(matches!(outcome, Err(StoreError::Conflict(1, 0))));
-        assert_eq!(all(&store), [(b"a".to_vec(), b"1".to_vec(), 1)]);
-        store.close().expect("closed");
-    }
-
-    #[test]
-    fn a_second_opening_is_busy() {
-        let folder = Folder::new("busy");
-        let store = folder.store();
-        let second = Store::open(&folder.0.join("store"), OPTIONS);
-        assert!(matches!(second, Err(StoreError::Busy(_))));
-        store.close().expect("closed");
-    }
-
-    #[test]
-    fn durable_commits_of_many_threads_are_all_synced() {
-        let folder = Folder::new("group");
-        let store = folder.store();
-        std::thread::scope(|scope| {
-            for thread in 0..4_u8 {
-                let store = &store;
-                scope.spawn(move || {
-                    for number in 0..20_u8 {
-                        let key = [thread, number];
-                        let put = [Operation::Put(&key, b"")];
-                        let revision = store.commit(&put, &[], true).expect("a commit");
-                        assert!(lock(&store.syncing).synced >= revision);
-                    }
-                });
-            }
-        });
-        assert_eq!(store.revision().expect("a revision"), 80);
-        store.close().expect("closed");
-    }
-}
+mod faults;
+#[cfg(test)]
+mod tests;

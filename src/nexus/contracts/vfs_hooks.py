@@ -67,7 +67,7 @@ class ReadContext(VFSContext):
 class WriteContext(VFSContext):
     """sys_write, or the write of one whole file, whose ``offset`` is None.
 
-    ``timeout`` is for a message that waits for room in a pipe (None: without end).
+    ``timeout`` is for a message of sys_write that waits for room in a pipe (None: without end).
     """
 
     buf: Buffer | Iterable[Buffer] = b""

@@ -24,7 +24,8 @@ from nexus.contracts.object_store import ContentStoreABC
 from nexus.core.arguments import MAX_TIME_S
 from nexus.core.inode_table import InodeTable, Version, journal_records
 from nexus.core.inode_volume import InodeVolume
-from nexus.core.sealed_store import Mutation, Sealed, SealedStore
+from nexus.core.record_seal import Sealed
+from nexus.core.sealed_store import Mutation, SealedStore
 from nexus.core.tree_volume import TreeVolume
 from nexus.core.volume import Volume
 

@@ -188,8 +188,8 @@ class ContentCalls:
         operation = "append" if request.append else "write"
         mounted = kernel.router.table(who.zone_id)
         target = self._target(operation, request, who)
-        _, volume, relative, checked = target
-        content = volume.prepare(operation, relative, checked)
+        volume = target.volume
+        content = volume.prepare(operation, target.relative, target.request)
 
         def write(txn: Transaction) -> Stat:
             answer = self._write_one(txn, operation, target, content, actor)
@@ -267,11 +267,11 @@ class ContentCalls:
         content: Content | None,
         actor: Actor,
     ) -> Stat:
-        path, volume, relative, request = target
-        if request.precondition is not None:
+        condition = target.request.precondition
+        if condition is not None:
             zone_id = actor.context.zone_id
-            self._kernel.waiting.require(txn, operation, path, request.precondition, zone_id)
-        return volume.write(txn, operation, relative, request, content, actor)
+            self._kernel.waiting.require(txn, operation, target.path, condition, zone_id)
+        return target.volume.write(txn, operation, target.relative, target.request, content, actor)
 
     # -- by hash ------------------------------------------------------------------------------
 
@@ -293,7 +293,8 @@ class ContentCalls:
 
 def _check_batch(writes: list[Target]) -> None:
     seen = set()
-    for path, volume, _, _ in writes:
+    for target in writes:
+        path, volume = target.path, target.volume
         if path in seen:
             raise InvalidArgumentError("write_batch", path, "the path is in the batch twice")
         seen.add(path)

@@ -22,17 +22,13 @@ it is held. It is taken before the observers' mutex.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
-import msgspec
-
-from nexus.contracts.errors import InvalidArgumentError
 from nexus.contracts.vfs_hooks import (
     POINTS,
     POST,
@@ -43,16 +39,27 @@ from nexus.contracts.vfs_hooks import (
     Interceptor,
     Observation,
     VFSContext,
-    VFSMeter,
     VFSObserver,
     VFSPathResolver,
     VFSPostHook,
     VFSPreHook,
     VFSRecorder,
 )
-from nexus.core.observers import ObserverHub, Operation
+from nexus.core.hook_shapes import check_spec, name_of, wrong
+from nexus.core.hook_tables import (
+    Account,
+    Registered,
+    Tables,
+    observations_of,
+    place_of,
+    registered_of,
+    resolvers_for,
+    row_of,
+    tables_of,
+    without,
+)
+from nexus.core.observers import ObserverHub
 from nexus.core.sealed_store import SealedStore
-from nexus.lib.paths import normalize, parent
 from nexus.lib.steps import Step, Steps
 
 HANG_TIMEOUT_S: Final = 30.0
@@ -65,49 +72,10 @@ R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
 
-class _Registered(NamedTuple):
-    owner: str
-    item: Interceptor | VFSPathResolver | VFSMeter
-    kind: str
-    function: Callable[..., Any]
-
-
-class _Tables(msgspec.Struct, frozen=True):
-    """All hooks as of one moment. ``calls`` are those that see them, guarded by the mutex."""
-
-    registered: tuple[_Registered, ...] = ()
-    hooks: Mapping[tuple[HookPoint[Any, Any], str], tuple[_Registered, ...]] = msgspec.field(
-        default_factory=dict
-    )
-    by_prefix: Mapping[str, tuple[_Registered, ...]] = msgspec.field(default_factory=dict)
-    without_prefix: tuple[_Registered, ...] = ()
-    meter: _Registered | None = None
-    calls: set[_Call] = msgspec.field(default_factory=set)
-
-
-class _Call:
-    """The account of one call: whose tables it sees, None while it waits; the hook that it is in.
-
-    Its thread alone changes it, ``tables`` under the mutex. Who reports hooks that hang reads it
-    at any moment, so ``hook`` is set last.
-    """
-
-    __slots__ = ("around", "hook", "operation", "point", "reported", "started", "tables")
-
-    def __init__(self, local: _Local) -> None:
-        self.around = local.innermost  # what the thread's mark is set back to
-        self.tables: _Tables | None = None
-        self.operation: Operation | None = None
-        self.hook: _Registered | None = None
-        self.point: HookPoint[Any, Any] | None = None
-        self.started = 0.0
-        self.reported = False
-
-
 class _Local(threading.local):
     """Of a thread: its innermost call that is counted."""
 
-    innermost: _Call | None = None
+    innermost: Account | None = None
 
 
 class KernelDispatch:
@@ -132,8 +100,8 @@ class KernelDispatch:
         self._local = _Local()
         self._mutex = threading.Lock()
         self._left = threading.Condition(self._mutex)
-        self._tables = _Tables()
-        self._retired: list[_Tables] = []  # guarded by _mutex, as is all below
+        self._tables = Tables()
+        self._retired: list[Tables] = []  # guarded by _mutex, as is all below
         self._next_look = clock() + hang_timeout_s / _LOOKS
         self._recorder: VFSRecorder | None = None
 
@@ -152,21 +120,21 @@ class KernelDispatch:
         for spec in (old, new):
             if spec is not None:
                 check_spec(owner, spec)
-        gone, come = _registered(owner, old), _registered(owner, new)
-        added, removed = _observations(new), _observations(old)
+        gone, come = registered_of(owner, old), registered_of(owner, new)
+        added, removed = observations_of(new), observations_of(old)
         with self._mutex:
             for observation in removed:
                 if observation.observer not in self.observers:
-                    raise _wrong(owner, _name(observation.observer), "is not registered")
-            kept = _without(owner, self._tables.registered, gone)
-            place = _place_of(self._tables.registered, gone, len(kept))
+                    raise wrong(owner, name_of(observation.observer), "is not registered")
+            kept = without(owner, self._tables.registered, gone)
+            place = place_of(self._tables.registered, gone, len(kept))
             kept[place:place] = come
             self._set_recorder_locked(owner, old, new)
             meter = self._next_meter_locked(owner, old, new)
             for observation in added:
                 self.observers.add(owner, *observation)
             self._retired.append(self._tables)
-            self._tables = _tables_of(tuple(kept), meter)
+            self._tables = tables_of(tuple(kept), meter)
             self._refresh_locked()
         for observation in removed:
             self.observers.remove(observation.observer)
@@ -178,26 +146,26 @@ class KernelDispatch:
         gone = old.recorder if old else None
         come = new.recorder if new else None
         if gone is not None and self._recorder is not gone:
-            raise _wrong(owner, "the recorder", "is not registered")
+            raise wrong(owner, "the recorder", "is not registered")
         if come is not None and self._recorder not in (None, gone):
-            raise _wrong(owner, "the recorder", "is the second one; there is one record a commit")
+            raise wrong(owner, "the recorder", "is the second one; there is one record a commit")
         if gone is not None or come is not None:
             self._recorder = come
             self._store.chain = come.record if come is not None else None
 
     def _next_meter_locked(
         self, owner: str, old: HookSpec | None, new: HookSpec | None
-    ) -> _Registered | None:
+    ) -> Registered | None:
         present = self._tables.meter
         if old is not None and old.meter is not None:
             if present is None or present.item is not old.meter:
-                raise _wrong(owner, "the meter", "is not registered")
+                raise wrong(owner, "the meter", "is not registered")
             present = None
         if new is None or new.meter is None:
             return present
         if present is not None:
-            raise _wrong(owner, "the meter", "is the second one; one measures all calls")
-        return _Registered(owner, new.meter, "meter", new.meter.on_call)
+            raise wrong(owner, "the meter", "is the second one; one measures all calls")
+        return Registered(owner, new.meter, "meter", new.meter.on_call)
 
     def register_pre(self, owner: str, point: HookPoint[C, R], hook: VFSPreHook[C]) -> None:
         """Call ``hook`` before every call at a point. Errors: InvalidArgumentError."""
@@ -265,93 +233,81 @@ class KernelDispatch:
 
     def run(self, point: HookPoint[C, R], ctx: C, call: Callable[[C], R]) -> R:
         """Take one call through its phases. Errors: those of resolvers, PRE hooks and the call."""
-        account = _Call(self._local)
+        account = Account(point, self._local.innermost)
         started, failed = self._clock(), True
         try:
             self._begin(account)
-            result: R
-            handled = self._before(account, point, ctx)
-            if handled is not None:
-                result = handled.result
-            else:
+            handled = self._before(account, ctx)
+            if handled is None:
                 result = call(ctx)
-                self._after(account, point, ctx, result)
+                self._after(account, ctx, result)
+            else:
+                result = handled.result
             failed = False
             return result
         finally:
             self._end(account)
-            self._measure(point, ctx, started, failed)
+            if self._tables.meter is not None:
+                self._measure(point, ctx, started, failed)
 
     def steps(self, point: HookPoint[C, R], ctx: C, call: Callable[[C], Steps[R]]) -> Steps[R]:
         """As :meth:`run`, for a call that may wait, in a thread or a task.
 
         It is not counted while it waits. Where a task waits, hooks run in the event loop's thread.
         """
-        account = _Call(self._local)
+        account = Account(point, self._local.innermost)
         started, failed = self._clock(), True
         try:
-            result = yield from self._counted(account, self._phases(account, point, ctx, call))
+            self._begin(account)
+            handled = self._before(account, ctx)
+            if handled is None:
+                result = yield from self._uncounted_waits(account, call(ctx))
+                self._after(account, ctx, result)
+            else:
+                result = handled.result
             failed = False
             return result
         finally:
-            self._measure(point, ctx, started, failed)
+            self._end(account)
+            if self._tables.meter is not None:
+                self._measure(point, ctx, started, failed)
 
-    def _counted(self, account: _Call, phases: Steps[R]) -> Steps[R]:
-        """Take a call through its phases, counted between the times in which it waits."""
-        resume: Callable[[], Step] = phases.__next__
+    def _uncounted_waits(self, account: Account, steps: Steps[R]) -> Steps[R]:
+        """Take a call's steps, counted but for the times in which it waits."""
+        resume: Callable[[], Step] = steps.__next__
         try:
             while True:
-                account.around = self._local.innermost
                 try:
-                    self._begin(account)
                     at = resume()
                 except StopIteration as done:
                     result: R = done.value
                     return result
-                finally:
-                    self._end(account)
+                self._end(account)
                 try:
                     found = yield at
                 except BaseException as error:  # noqa: BLE001 - handed to the call
-                    resume = partial(phases.throw, error)
+                    resume = partial(steps.throw, error)
                 else:
-                    resume = partial(phases.send, found)
+                    resume = partial(steps.send, found)
+                account.around = self._local.innermost
+                self._begin(account)
         finally:
-            phases.close()
+            steps.close()
 
-    def _phases(
-        self,
-        account: _Call,
-        point: HookPoint[C, R],
-        ctx: C,
-        call: Callable[[C], Steps[R]],
-    ) -> Steps[R]:
-        handled = self._before(account, point, ctx)
-        if handled is not None:
-            return handled.result  # type: ignore[no-any-return]
-        result = yield from call(ctx)
-        self._after(account, point, ctx, result)
-        return result
-
-    def _before(
-        self, account: _Call, point: HookPoint[Any, Any], ctx: VFSContext
-    ) -> Handled | None:
-        tables = _tables_seen(account)
+    def _before(self, account: Account, ctx: VFSContext) -> Handled | None:
+        tables, point = _tables_seen(account), account.point
         if tables.by_prefix or tables.without_prefix:
-            for resolver in _resolvers_for(tables, ctx.path):
-                handled = self._call_hook(account, resolver, point, (point, ctx))
+            for resolver in resolvers_for(tables, ctx.path):
+                handled = self._call_hook(account, resolver, point, ctx)
                 if handled is not None:
                     return handled  # type: ignore[no-any-return]
         for entry in tables.hooks.get((point, PRE), ()):
-            self._call_hook(account, entry, point, (ctx,))
+            self._call_hook(account, entry, ctx)
         return None
 
-    def _after(
-        self, account: _Call, point: HookPoint[Any, Any], ctx: VFSContext, result: object
-    ) -> None:
-        self._call_posts(
-            account, _tables_seen(account).hooks.get((point, POST), ()), point, ctx, result
-        )
+    def _after(self, account: Account, ctx: VFSContext, result: object) -> None:
+        for entry in _tables_seen(account).hooks.get((account.point, POST), ()):
+            self._call_logged(account, entry, ctx, ctx, result)
 
     def notify(
         self,
@@ -362,54 +318,34 @@ class KernelDispatch:
         result: object,
     ) -> None:
         """Call POST hooks that are registered nowhere, by the same rules: those of a driver."""
-        entries = _registered(owner, HookSpec(interceptors=tuple(interceptors)))
-        with self._alone() as account:
-            self._call_posts(account, entries, point, ctx, result)
-
-    def _call_posts(
-        self,
-        account: _Call,
-        entries: Sequence[_Registered],
-        point: HookPoint[Any, Any],
-        ctx: VFSContext,
-        result: object,
-    ) -> None:
-        for entry in entries:
-            self._call_logged(account, entry, point, ctx, (ctx, result))
+        entries = registered_of(owner, HookSpec(interceptors=tuple(interceptors)))
+        with self._alone(point) as account:
+            for entry in entries:
+                self._call_logged(account, entry, ctx, ctx, result)
 
     def _call_logged(
-        self,
-        account: _Call,
-        entry: _Registered,
-        point: HookPoint[Any, Any],
-        ctx: VFSContext,
-        arguments: tuple[Any, ...],
+        self, account: Account, entry: Registered, ctx: VFSContext, *arguments: object
     ) -> None:
         try:
-            self._call_hook(account, entry, point, arguments)
+            self._call_hook(account, entry, *arguments)
         except Exception:  # noqa: BLE001 - the boundary of post-hook dispatch
-            where = f"{point.name} {ctx.path}"
+            where = f"{account.point.name} {ctx.path}"
             _log.exception("%s of %s failed after %s", entry.kind, entry.owner, where)
 
-    def _call_hook(
-        self,
-        account: _Call,
-        entry: _Registered,
-        point: HookPoint[Any, Any],
-        arguments: tuple[Any, ...],
-    ) -> Any:
-        account.started = started = self._clock()
-        account.point, account.reported = point, False
+    def _call_hook(self, account: Account, entry: Registered, *arguments: object) -> Any:
+        clock = self._clock
+        account.started = started = clock()
+        account.reported = False
         account.hook = entry
         try:
             return entry.function(*arguments)
         finally:
-            if self._clock() - started > self._hang_timeout_s:
+            if clock() - started > self._hang_timeout_s:
                 with self._mutex:
                     self._report_if_overdue_locked(account)
             account.hook = None
 
-    def _begin(self, account: _Call) -> None:
+    def _begin(self, account: Account) -> None:
         """Let a call see the tables of this moment, and collect what it commits in this thread."""
         self._local.innermost = account
         with self._mutex:
@@ -417,11 +353,11 @@ class KernelDispatch:
                 self._report_overdue_locked()
             account.tables = self._tables
             account.tables.calls.add(account)
-        if self.observers:
+        if self._store.tap is not None:
             # Who begins to observe meanwhile gets the events of later calls alone.
             account.operation = self.observers.begin()
 
-    def _end(self, account: _Call) -> None:
+    def _end(self, account: Account) -> None:
         if account.operation is not None:
             self.observers.end(account.operation)
             account.operation = None
@@ -437,18 +373,16 @@ class KernelDispatch:
         self, point: HookPoint[Any, Any], ctx: VFSContext, started: float, failed: bool
     ) -> None:
         """Tell the meter of a call. One that came or went meanwhile hears of it, or does not."""
-        if self._tables.meter is None:
-            return
-        with self._alone() as account:
+        with self._alone(point) as account:
             meter = _tables_seen(account).meter
             if meter is not None:
-                measured = (point, ctx, self._clock() - started, failed)
-                self._call_logged(account, meter, point, ctx, measured)
+                seconds = self._clock() - started
+                self._call_logged(account, meter, ctx, point, ctx, seconds, failed)
 
     @contextmanager
-    def _alone(self) -> Iterator[_Call]:
+    def _alone(self, point: HookPoint[Any, Any]) -> Iterator[Account]:
         """Count hooks that are called outside of any call."""
-        account = _Call(self._local)
+        account = Account(point, self._local.innermost)
         try:
             self._begin(account)
             yield account
@@ -467,12 +401,12 @@ class KernelDispatch:
             for account in tables.calls:
                 self._report_if_overdue_locked(account)
 
-    def _report_if_overdue_locked(self, account: _Call) -> None:
-        hook, point, late_s = account.hook, account.point, self._clock() - account.started
-        if hook is None or point is None or account.reported or late_s <= self._hang_timeout_s:
+    def _report_if_overdue_locked(self, account: Account) -> None:
+        hook, late_s = account.hook, self._clock() - account.started
+        if hook is None or account.reported or late_s <= self._hang_timeout_s:
             return
         account.reported = True
-        what = f"{hook.kind} of {hook.owner} at {point.name}"
+        what = f"{hook.kind} of {hook.owner} at {account.point.name}"
         _log.error("%s has not returned for %g s", what, late_s)
         if account.operation is not None:
             # What it committed must not keep the commits after it from observers.
@@ -482,8 +416,8 @@ class KernelDispatch:
         """Return every hook there is, in the order in which they are called at their point."""
         tables = self._tables
         return [
-            *(_row(entry) for entry in tables.registered),
-            *(_row(entry) for entry in (tables.meter,) if entry is not None),
+            *(row_of(entry) for entry in tables.registered),
+            *(row_of(entry) for entry in (tables.meter,) if entry is not None),
             *({"kind": "observer", "point": None, **row} for row in self.observers.rows()),
         ]
 
@@ -496,166 +430,6 @@ class KernelDispatch:
         self.observers.close()
 
 
-# -- shapes -----------------------------------------------------------------------------------
-
-
-def check_spec(owner: str, spec: object) -> None:
-    """Raise unless every hook of a spec has the shape of its kind. Errors: InvalidArgumentError."""
-    if not isinstance(spec, HookSpec):
-        raise _wrong(owner, "hook_spec()", f"returns {type(spec).__name__}, not a HookSpec")
-    for interceptor in spec.interceptors:
-        _check_interceptor(owner, interceptor)
-    for resolver in spec.resolvers:
-        _check_resolver(owner, resolver)
-    for observation in spec.observers:
-        _check_observation(owner, observation)
-    if spec.recorder is not None:
-        _check_recorder(owner, spec.recorder)
-    if spec.meter is not None:
-        _check_meter(owner, spec.meter)
-
-
-def _check_interceptor(owner: str, interceptor: object) -> None:
-    if not isinstance(interceptor, Interceptor):
-        raise _wrong(owner, repr(interceptor), "is no interceptor: make it with pre() or post()")
-    point, phase, hook = interceptor
-    if point not in POINTS:
-        raise _wrong(owner, f"the {phase} hook {_name(hook)}", f"{point!r} is no hook point")
-    takes = 1 if phase == PRE else 2
-    arguments = "its context" if phase == PRE else "its context and its result"
-    rule = f"is called at {point.name} with {arguments}"
-    _check_callable(owner, f"the {phase} hook {_name(hook)}", hook, takes, rule)
-
-
-def _check_resolver(owner: str, resolver: object) -> None:
-    what = f"the resolver {type(resolver).__name__}"
-    if not isinstance(resolver, VFSPathResolver):
-        raise _wrong(owner, what, "has prefixes and try_resolve(point, ctx)")
-    if isinstance(resolver.prefixes, str):
-        raise _wrong(owner, what, "prefixes is a sequence of paths, not one")
-    for prefix in resolver.prefixes:
-        normalize("register", prefix)
-    _check_callable(owner, what, resolver.try_resolve, 2, "is called as try_resolve(point, ctx)")
-
-
-def _check_observation(owner: str, observation: object) -> None:
-    if not isinstance(observation, Observation):
-        raise _wrong(owner, repr(observation), "is no Observation of an observer and its kinds")
-    what = f"the observer {type(observation.observer).__name__}"
-    if not isinstance(observation.observer, VFSObserver):
-        raise _wrong(owner, what, "has on_mutation(event)")
-    if observation.kinds is not None and not isinstance(observation.kinds, frozenset):
-        raise _wrong(owner, what, "its kinds are a frozenset of event kinds, or None for all")
-    hook = observation.observer.on_mutation
-    _check_callable(owner, what, hook, 1, "is called as on_mutation(event)")
-
-
-def _check_recorder(owner: str, recorder: object) -> None:
-    what = f"the recorder {type(recorder).__name__}"
-    if not isinstance(recorder, VFSRecorder):
-        raise _wrong(owner, what, "has record(events, revision, previous)")
-    rule = "is called as record(events, revision, previous)"
-    _check_callable(owner, what, recorder.record, 3, rule)
-
-
-def _check_meter(owner: str, meter: object) -> None:
-    what = f"the meter {type(meter).__name__}"
-    if not isinstance(meter, VFSMeter):
-        raise _wrong(owner, what, "has on_call(point, ctx, seconds, failed)")
-    rule = "is called as on_call(point, ctx, seconds, failed)"
-    _check_callable(owner, what, meter.on_call, 4, rule)
-
-
-def _check_callable(owner: str, what: str, hook: object, takes: int, rule: str) -> None:
-    if not callable(hook):
-        raise _wrong(owner, what, f"{rule}, but cannot be called")
-    if inspect.iscoroutinefunction(hook):
-        raise _wrong(owner, what, f"{rule}, and is a plain function, not a coroutine")
-    try:
-        signature = inspect.signature(hook)
-    except ValueError:
-        return  # a builtin that does not say what it takes
-    try:
-        signature.bind(*range(takes))
-    except TypeError as error:
-        raise _wrong(owner, what, f"{rule}, but takes {signature}") from error
-
-
-def _wrong(owner: str, what: str, rule: str) -> InvalidArgumentError:
-    return InvalidArgumentError("register", None, f"service {owner}: {what} {rule}")
-
-
-def _name(hook: object) -> str:
-    return getattr(hook, "__qualname__", type(hook).__name__)
-
-
-# -- tables -----------------------------------------------------------------------------------
-
-
-def _registered(owner: str, spec: HookSpec | None) -> list[_Registered]:
-    if spec is None:
-        return []
-    return [
-        *(_Registered(owner, r, "resolver", r.try_resolve) for r in spec.resolvers),
-        *(_Registered(owner, i, f"{i.phase} hook", i.hook) for i in spec.interceptors),
-    ]
-
-
-def _observations(spec: HookSpec | None) -> tuple[Observation, ...]:
-    return () if spec is None else spec.observers
-
-
-def _without(
-    owner: str, registered: Sequence[_Registered], gone: Sequence[_Registered]
-) -> list[_Registered]:
-    kept = list(registered)
-    for entry in gone:
-        if entry not in kept:
-            raise _wrong(owner, _row(entry)["kind"], "is not registered")
-        kept.remove(entry)
-    return kept
-
-
-def _place_of(registered: Sequence[_Registered], gone: Sequence[_Registered], default: int) -> int:
-    return min((registered.index(entry) for entry in gone), default=default)
-
-
-def _tables_of(registered: tuple[_Registered, ...], meter: _Registered | None) -> _Tables:
-    hooks: dict[tuple[HookPoint[Any, Any], str], tuple[_Registered, ...]] = {}
-    by_prefix: dict[str, tuple[_Registered, ...]] = {}
-    without_prefix: tuple[_Registered, ...] = ()
-    for entry in registered:
-        if isinstance(entry.item, Interceptor):
-            key = (entry.item.point, entry.item.phase)
-            hooks[key] = (*hooks.get(key, ()), entry)
-        elif isinstance(entry.item, VFSPathResolver) and entry.item.prefixes:
-            for prefix in entry.item.prefixes:
-                at = normalize("register", prefix)
-                by_prefix[at] = (*by_prefix.get(at, ()), entry)
-        else:
-            without_prefix = (*without_prefix, entry)
-    return _Tables(registered, hooks, by_prefix, without_prefix, meter)
-
-
-def _tables_seen(account: _Call) -> _Tables:
+def _tables_seen(account: Account) -> Tables:
     assert account.tables is not None
     return account.tables
-
-
-def _resolvers_for(tables: _Tables, path: str) -> Iterator[_Registered]:
-    """Yield the resolvers to ask for a path, longest prefix first, then those without one."""
-    if tables.by_prefix:
-        at = path
-        while True:
-            yield from tables.by_prefix.get(at, ())
-            if at == "/":
-                break
-            at = parent(at)
-    yield from tables.without_prefix
-
-
-def _row(entry: _Registered) -> dict[str, Any]:
-    if isinstance(entry.item, Interceptor):
-        point, phase, hook = entry.item
-        return {"owner": entry.owner, "kind": phase, "point": point.name, "hook": _name(hook)}
-    return {"owner": entry.owner, "kind": entry.kind, "point": None, "hook": _name(entry.item)}

@@ -44,7 +44,8 @@ from nexus.contracts.vfs_hooks import (
     UnmountContext,
     VFSContext,
 )
-from nexus.core.dispatch import KernelDispatch, check_spec
+from nexus.core.dispatch import KernelDispatch
+from nexus.core.hook_shapes import check_spec
 from nexus.core.inode_table import InodeTable, OverlayTable
 from nexus.core.inode_volume import InodeVolume
 from nexus.core.sealed_store import SealedStore

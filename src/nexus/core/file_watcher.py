@@ -32,7 +32,7 @@ from nexus.contracts.file_events import (
     UNMOUNT,
     FileEvent,
 )
-from nexus.core.primitives import decode_event
+from nexus.core.primitives import WatchTable, decode_event
 from nexus.core.sealed_store import SCAN_PAGE, SealedStore, revision_key
 from nexus.lib.paths import is_below, parent
 from nexus.lib.steps import Steps
@@ -50,6 +50,14 @@ class _Interest(NamedTuple):
     zone_id: str
     path: str
     recursive: bool
+
+
+class _Queue(WaitQueue[bool]):
+    """Who waits for the same. A wake-up that nobody takes is no loss: the journal has the event."""
+
+    def __init__(self, interest: _Interest) -> None:
+        super().__init__(lambda _: None)
+        self.interest = interest
 
 
 class _Watch:
@@ -75,15 +83,18 @@ class FileWatcher:
         self._clock = clock
         self._pending = _Pending()
         self._mutex = threading.Lock()
-        self._queues: dict[_Interest, WaitQueue[bool]] = {}  # this and below guarded by _mutex
+        self._queues: dict[_Interest, _Queue] = {}  # this and below guarded by _mutex
+        # Whatever is interrupted, it has at least what _queues has: no event overlooks who waits.
+        self._table: WatchTable[_Queue] = WatchTable()
         self._closed = False
         store.on_announce(self._note)
 
     # -- waking -------------------------------------------------------------------------------
 
     def _note(self, events: Sequence[Any]) -> None:
-        # With nobody registered there is nobody to wake: who registers now finds it on reading.
-        if self._queues:
+        # With nobody registered there is nobody to wake: who registers now finds it on reading. The
+        # table has also what an interrupted call left, which goes with the next event for it.
+        if self._table:
             self._pending.events += events
 
     def emit(self) -> None:
@@ -91,27 +102,25 @@ class FileWatcher:
         events = self._pending.events
         if events:
             with self._mutex:
-                for interest in self._concerned_locked(events):
+                for queue in self._concerned_locked(events):
                     # Every wait of the queue ends here, also one whose caller was interrupted
                     # before it could leave.
-                    self._queues.pop(interest).wake_all(True)
+                    queue.wake_all(True)
+                    self._forget_locked(queue)
             events.clear()  # last, so that what interrupts this leaves it to the next call
 
-    def _concerned_locked(self, events: Iterable[FileEvent]) -> list[_Interest]:
-        found: dict[_Interest, None] = {}
+    def _concerned_locked(self, events: Iterable[FileEvent]) -> list[_Queue]:
+        found: dict[_Queue, None] = {}
         for event in events:
-            for path in _paths_of(event):
-                zone_id = event.zone_id
-                wanted = [_Interest(zone_id, path, False), _Interest(zone_id, path, True)]
-                above = path
-                while above != "/":
-                    above = parent(above)
-                    wanted.append(_Interest(zone_id, above, True))
-                wanted.append(_Interest(zone_id, parent(path), False))
-                found.update((item, None) for item in wanted if item in self._queues)
-                if event.kind in _OF_SUBTREES:
-                    found.update((item, None) for item in self._queues if is_below(item.path, path))
+            of_subtree = event.kind in _OF_SUBTREES
+            about = (event.zone_id, event.path, event.new_path, of_subtree)
+            found.update(dict.fromkeys(self._table.concerned(*about)))
         return list(found)
+
+    def _forget_locked(self, queue: _Queue) -> None:
+        if self._queues.get(queue.interest) is queue:
+            del self._queues[queue.interest]
+        self._table.remove(*queue.interest, queue)
 
     # -- watching -----------------------------------------------------------------------------
 
@@ -226,8 +235,9 @@ class FileWatcher:
                 raise ClosedError("watch", interest.path, "the filesystem is closed")
             queue = self._queues.get(interest)
             if queue is None:
-                # A wake-up that nobody takes is no loss: the journal still has the event.
-                queue = self._queues[interest] = WaitQueue(lambda _: None)
+                queue = _Queue(interest)
+                self._table.insert(*interest, queue)
+                self._queues[interest] = queue
             return queue.enter()
 
     def _leave(self, interest: _Interest, waiter: Waiter[bool]) -> None:
@@ -235,7 +245,7 @@ class FileWatcher:
             waiter.cancel()
             queue = self._queues.get(interest)
             if queue is not None and not queue:
-                del self._queues[interest]
+                self._forget_locked(queue)
 
 
 def concerns(event: FileEvent, interest: _Interest) -> bool:

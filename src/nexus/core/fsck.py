@@ -24,7 +24,8 @@ from nexus.core.inode_table import parse_key
 from nexus.core.inode_volume import InodeVolume
 from nexus.core.metadata_codec import decode_metadata
 from nexus.core.record_check import LEAVES, UNREADABLE, Plan, Progress, RecordCheck
-from nexus.core.sealed_store import Head, Sealed, SealedStore
+from nexus.core.record_seal import Sealed
+from nexus.core.sealed_store import Head, SealedStore
 from nexus.core.volume import Volume
 from nexus.lib.content_id import parse_content_id
 from nexus.lib.paths import join

@@ -141,14 +141,25 @@ class HookedCalls:
         path = normalize("append" if request.append else "write", request.path)
         ctx = WriteContext(path, who, request.buf, None, request.precondition)
         ctx.create, ctx.parents, ctx.append = request.create, request.parents, request.append
-        return run(self._dispatch.steps(WRITE, ctx, self._write))
+        return self._dispatch.run(WRITE, ctx, self._write_file)
+
+    def _write_file(self, ctx: WriteContext) -> Stat:
+        if ctx.offset is not None:
+            # A hook made it a write at an offset. As a whole file waits for nobody, nor does this.
+            path, who = _entered("write", ctx)
+            data = write_slice(path, ctx.buf, None)
+            return self._content.write_at(path, who, data, ctx.offset, ctx.precondition, 0.0)
+        check_context(ctx.context)  # the path is checked as that of any request
+        request = WriteRequest(
+            ctx.path, ctx.buf, ctx.create, ctx.parents, ctx.append, ctx.precondition
+        )
+        return self._content.write_file(request, ctx.context)
 
     def _write(self, ctx: WriteContext) -> Steps[Stat]:
-        path, who = _entered("write", ctx)
-        content, offset, precondition = self._content, ctx.offset, ctx.precondition
+        offset, precondition = ctx.offset, ctx.precondition
         if offset is None:
-            request = WriteRequest(path, ctx.buf, ctx.create, ctx.parents, ctx.append, precondition)
-            return content.write_file(request, who)
+            return self._write_file(ctx)
+        content, (path, who) = self._content, _entered("write", ctx)
         data = write_slice(path, ctx.buf, None)
         channel = content.channel_to_write(path, who, data, offset, precondition)
         if channel is None:

@@ -26,7 +26,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
 
 from nexus.contracts.errors import ConflictError
 from nexus.contracts.file_events import FileEvent
@@ -34,10 +36,10 @@ from nexus.contracts.metadata import DIRECTORY_TYPES, DT_DIR, FileMetadata, Stat
 from nexus.contracts.object_store import Extent
 from nexus.core.metadata_codec import decode_metadata, encode_event, encode_metadata
 from nexus.core.primitives import decode_event
+from nexus.core.record_seal import Sealed
 from nexus.core.sealed_store import (
     CHAIN,
     Mutation,
-    Sealed,
     SealedStore,
     revision_key,
     revision_of,
@@ -302,28 +304,33 @@ class InodeTable:
             self._possible.clear()
             self._possible_names = 0
 
-    def begin(self, commit: object, changes: dict[str, Change]) -> None:
+    def begin(self, commit: object, changes: dict[str, Change], moved: Moved) -> None:
         """Drop what a commit is about to change, and keep nothing new until :meth:`end`."""
-        moved = _moved(changes)
         with self._cache_lock:
             self._committing.add(commit)
             self._drop_locked(changes, moved)
             if moved and self.has_whole_trees and self.store.cacheable:
                 self._note_possible_locked(moved)
 
-    def end(self, commit: object, changes: dict[str, Change], written: dict[bytes, Sealed]) -> None:
+    def end(
+        self,
+        commit: object,
+        changes: dict[str, Change],
+        moved: Moved,
+        written: dict[bytes, Sealed],
+    ) -> None:
         """Keep what the commit has ``written``; nothing after one that failed."""
-        moved = _moved(changes)
-        cacheable = self.store.cacheable
         with self._cache_lock:
             self._committing.discard(commit)
             self._drop_locked(changes, moved)
+            if not written or not self.store.cacheable:
+                return
             for path, change in changes.items():
                 record = written.get(change.key)
-                if record is not None and change.meta is not None and cacheable:
+                if record is not None and change.meta is not None:
                     self._keep_locked(path, Inode(change.meta, record))
 
-    def _note_possible_locked(self, moved: list[tuple[str, Change]]) -> None:
+    def _note_possible_locked(self, moved: Moved) -> None:
         """Note which names may be in directories that were made here, before they are there."""
         for path, change in moved:
             # Where a directory's own record was lost, its entries are there before it.
@@ -346,7 +353,7 @@ class InodeTable:
     def _forget_possible_locked(self, directory: str) -> None:
         self._possible_names -= len(self._possible.pop(directory, ()))
 
-    def _drop_locked(self, changes: dict[str, Change], moved: list[tuple[str, Change]]) -> None:
+    def _drop_locked(self, changes: dict[str, Change], moved: Moved) -> None:
         self._epoch += 1
         for path in changes:
             self._cache.pop(path, None)
@@ -382,7 +389,7 @@ class OverlayTable(InodeTable):
         return self._inodes(self.current_prefix + base, self.key(after) if after else b"")
 
 
-class Change(NamedTuple):
+class Change(msgspec.Struct, frozen=True):
     """What a transaction does to one path: a new record, or None to remove it."""
 
     key: bytes
@@ -402,8 +409,11 @@ class Change(NamedTuple):
         return self.replaced is None and meta is not None and meta.entry_type == DT_DIR
 
 
-def _moved(changes: dict[str, Change]) -> list[tuple[str, Change]]:
-    """Return the changes by which a name appears, disappears, or becomes another kind of entry."""
+Moved: TypeAlias = list[tuple[str, Change]]
+"""The changes by which a name appears, disappears, or becomes another kind of entry."""
+
+
+def _moved(changes: dict[str, Change]) -> Moved:
     return [item for item in changes.items() if item[1].moves]
 
 
@@ -438,9 +448,9 @@ class Transaction:
 
     def get(self, table: InodeTable, path: str) -> FileMetadata | None:
         """Return the metadata at a path as this transaction would leave it."""
-        changed = self._changes.get(table, {}).get(path)
-        if changed is not None:
-            return changed.meta
+        changes = self._changes.get(table)
+        if changes and path in changes:
+            return changes[path].meta
         inode = table.get(path)
         return None if inode is None else inode.meta
 
@@ -478,31 +488,37 @@ class Transaction:
 
     def commit(self, *, durable: bool) -> int:
         """Commit everything; return the revision. Errors: those of the driver."""
-        mutation = self._mutation
-        for table, changes in self._changes.items():
+        mutation, store, events = self._mutation, self._store, self._events
+        changed = [(table, some, _moved(some)) for table, some in self._changes.items()]
+        for table, changes, _ in changed:
             for path, change in changes.items():
                 self._stage(table, path, change)
-        for sequence, event in enumerate(self._events):
-            mutation.put_at_revision(b"J", encode_event(event), sequence.to_bytes(4, "big"))
-        if self._store.tap is not None and self._events:
-            mutation.on_committed = self._store.tap(self._events)
-        if self._store.chain is not None and self._events:
-            mutation.chain = partial(self._store.chain, self._events)
+        if events:
+            self._stage_events(events)
         by_key: dict[bytes, Sealed] = {}
         try:
-            for table, changes in self._changes.items():
-                table.begin(self, changes)
-            revision, written = self._store.commit(mutation, durable=durable)
+            for table, changes, moved in changed:
+                table.begin(self, changes, moved)
+            revision, written = store.commit(mutation, durable=durable)
             by_key = {record.key: record for record in written}
         finally:
-            for table, changes in self._changes.items():
-                table.end(self, changes, by_key)
+            for table, changes, moved in changed:
+                table.end(self, changes, moved, by_key)
             # Also where the outcome is unknown: who is woken looks into the journal.
-            if self._events:
-                self._store.announce(self._events)
+            if events:
+                store.announce(events)
         for callback in self._on_commit:
             callback()
         return revision
+
+    def _stage_events(self, events: list[FileEvent]) -> None:
+        mutation, store = self._mutation, self._store
+        for sequence, event in enumerate(events):
+            mutation.put_at_revision(b"J", encode_event(event), sequence.to_bytes(4, "big"))
+        if store.tap is not None:
+            mutation.on_committed = store.tap(events)
+        if store.chain is not None:
+            mutation.chain = partial(store.chain, events)
 
     def _stage(self, table: InodeTable, path: str, change: Change) -> None:
         replaced = change.replaced.record if change.replaced else None

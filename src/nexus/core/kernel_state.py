@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+import msgspec
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import BusyError, ClosedError, StorageError
@@ -27,12 +29,12 @@ from nexus.core.sealed_store import SealedStore
 from nexus.core.vfs_lock import Hold, HoldSet, VFSLockManager
 from nexus.core.volume import Actor, Volume, missing
 from nexus.core.waiting_calls import WaitingCalls
-from nexus.lib.paths import is_same_or_below, parent
+from nexus.lib.paths import is_same_or_below
 
 T = TypeVar("T")
 
 
-class Target(NamedTuple):
+class Target(msgspec.Struct, frozen=True):
     """A path that a call may create, routed."""
 
     path: str
@@ -172,23 +174,20 @@ class KernelState:
         return self.locks.write_many(locks)
 
     def _check_still_routed(self, operation: str, targets: Sequence[Target], zone_id: str) -> None:
-        for path, volume, _, _ in targets:
-            if self.route(operation, path, zone_id)[0] is not volume:
+        for target in targets:
+            path = target.path
+            if self.route(operation, path, zone_id)[0] is not target.volume:
                 raise BusyError(operation, path, "the mount changed meanwhile", hint="retry")
 
 
 def _topmost_missing(targets: Sequence[Target], zone_id: str) -> set[str]:
     """Return the lock keys of the directories to be made, the topmost one above each path."""
     needed: set[str] = set()
-    asked: set[tuple[Volume, str]] = set()
-    for _, volume, relative, request in targets:
-        # What is missing above a path is the same for all in one directory.
-        place = (volume, parent(relative))
-        if request.create and request.parents and place not in asked:
-            asked.add(place)
-            top = volume.first_missing(relative)
-            if top != relative:
-                needed.add(lock_key(zone_id, volume.absolute(top)))
+    for target in targets:
+        if target.request.create and target.request.parents:
+            top = target.volume.first_missing(target.relative)
+            if top != target.relative:
+                needed.add(lock_key(zone_id, target.volume.absolute(top)))
     return needed
 
 

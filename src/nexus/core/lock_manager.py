@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Final
@@ -40,7 +40,8 @@ from nexus.contracts.lock_manager import (
     LockRequest,
 )
 from nexus.core.metadata_codec import decode_versioned
-from nexus.core.sealed_store import Mutation, Sealed, SealedStore, revision_key, revision_of
+from nexus.core.record_seal import Sealed
+from nexus.core.sealed_store import Mutation, SealedStore, revision_key, revision_of
 from nexus.lib.lock_order import Level, ordered_lock
 from nexus.lib.semaphore import VFSSemaphore
 
@@ -168,7 +169,9 @@ class LocalLockManager(LockManagerABC):
             hold = self._holds.get(name, {}).get(lock_id)
             if hold is None:
                 return False
-            self._drop([self._store.get(_prefix(name) + revision_key(hold.token))])
+            record = self._store.get(_prefix(name) + revision_key(hold.token))
+            if record is not None:
+                self._drop([record])
             self._forget(name, lock_id)
             return self._semaphore.release(name, lock_id)
 
@@ -196,13 +199,9 @@ class LocalLockManager(LockManagerABC):
         """Return the records of holds that have ended."""
         return [r for r in self._records(name) if decode_lock(r).lock_id not in live]
 
-    def _drop(self, records: Sequence[Sealed | None]) -> None:
-        mutation = Mutation(reclaim=True)
-        for record in records:
-            if record is not None:
-                mutation.delete(record)
-        if mutation.deletes:
-            self._store.commit(mutation, durable=self._durable)
+    def _drop(self, records: list[Sealed]) -> None:
+        if records:
+            self._store.commit(Mutation(reclaim=True, deletes=records), durable=self._durable)
 
     def _forget(self, name: str, lock_id: str) -> None:
         left = {i: hold for i, hold in self._holds.get(name, {}).items() if i != lock_id}

@@ -24,7 +24,7 @@ import msgspec
 from nexus.contracts.errors import CorruptionError, InvalidArgumentError
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import FileMetadata
-from nexus.core.sealed_store import Sealed
+from nexus.core.record_seal import Sealed
 
 METADATA_VERSION = b"\x01"
 EVENT_VERSION = b"\x01"

@@ -56,7 +56,8 @@ from nexus.core.sealed_store import SealedStore, revision_key, revision_of
 from nexus.core.service_registry import SERVICES_POINT, ServiceRegistry
 from nexus.core.sys_volume import SYS_POINT, SysVolume
 from nexus.core.tree_calls import TreeCalls, normalize_listed
-from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S, make_vfs_locks
+from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
+from nexus.core.vfs_locks import make_vfs_locks
 from nexus.core.volume import Volume, bad_attribute
 from nexus.core.waiting_calls import WaitingCalls
 from nexus.lib.paths import is_below, normalize

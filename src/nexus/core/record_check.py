@@ -29,7 +29,8 @@ from nexus.core.inode_table import OverlayTable, ParsedKey, parse_key
 from nexus.core.lock_manager import decode_lock
 from nexus.core.metadata_codec import decode_metadata
 from nexus.core.primitives import decode_event
-from nexus.core.sealed_store import Head, Sealed, SealedStore, revision_key, revision_of
+from nexus.core.record_seal import Sealed
+from nexus.core.sealed_store import Head, SealedStore, revision_key, revision_of
 from nexus.core.tree_volume import TreeVolume
 from nexus.core.volume import Volume
 from nexus.lib.paths import depth, join, parent

@@ -29,7 +29,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-import xxhash
 
 from nexus.contracts.errors import (
     ConflictError,
@@ -39,9 +38,10 @@ from nexus.contracts.errors import (
     StorageFailedError,
 )
 from nexus.contracts.metastore import Batch, Condition, MetastoreABC
+from nexus.core.primitives import seal_record, unseal_record
+from nexus.core.record_seal import Sealed
 from nexus.lib.lock_order import Level, ordered_lock
 
-_PREFIX_BYTES = 16  # seal, revision; both big-endian
 _REVISION = struct.Struct(">Q")  # big-endian, so that it sorts in keys
 _HEAD = struct.Struct("<QQQQQ")  # the fields of Head
 _HEAD_KEY = b"K"  # next to the newest journal entry, for one page less in each commit
@@ -52,15 +52,6 @@ CHAIN = b"A"
 """Followed by a revision, the key of the record of that commit."""
 
 _FSCK_HINT = "run `nexus fsck`; `nexus fsck --repair` restores what has a second copy"
-
-
-class Sealed(msgspec.Struct, frozen=True, gc=False):
-    """A verified record: payload, the zone revision that wrote it, and its seal."""
-
-    key: bytes
-    payload: bytes
-    revision: int
-    seal: int
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
@@ -146,12 +137,6 @@ def revision_of(key: bytes, end: int | None = None) -> int:
     stop = len(key) if end is None else end
     revision: int = _REVISION.unpack_from(key, stop - 8)[0]
     return revision
-
-
-def _seal(key: bytes, payload: bytes, at: bytes) -> tuple[bytes, int]:
-    body = at + payload
-    seal = xxhash.xxh3_64_intdigest(key + body)
-    return seal.to_bytes(8, "big") + body, seal
 
 
 class SealedStore:
@@ -299,7 +284,8 @@ class SealedStore:
         lost. Where the new ones differ something is gone for good. That may be a journal entry, so
         the journal is then complete only from here on.
         """
-        sealed = [(key, _seal(key, payload, revision_key(at))[0]) for key, payload, at in puts]
+        values = [seal_record(key, payload, revision_key(at))[0] for key, payload, at in puts]
+        sealed = [(put[0], value) for put, value in zip(puts, values, strict=True)]
         self._store.commit(Batch(sealed, dropped), durable=True)
         revision, records, total = before.revision if before else 0, 0, 0
         chain_end = 0
@@ -313,7 +299,7 @@ class SealedStore:
         head = Head(revision, records, total & _MASK, revision + 1, chain_end)
         if before is not None and head.revision == before.revision:
             head = before if head.totals == before.totals else head
-        value, _ = _seal(_HEAD_KEY, head.packed(), revision_key(head.revision))
+        value, _ = seal_record(_HEAD_KEY, head.packed(), revision_key(head.revision))
         self._store.commit(Batch([(_HEAD_KEY, value)]), durable=True)
         self._head = None
         for callback in self._on_uncertain:
@@ -445,7 +431,7 @@ class SealedStore:
                 records -= 1
                 total -= record.seal
             for key, payload, replaced in mutation.puts:
-                puts[key], seal = _seal(key, payload, at)
+                puts[key], seal = seal_record(key, payload, at)
                 if deletes:
                     deletes.pop(key, None)
                 ticket.written.append(Sealed(key, payload, revision, seal))
@@ -456,14 +442,14 @@ class SealedStore:
                     total += seal - replaced.seal
             for prefix, payload, suffix in mutation.at_revision:
                 key = prefix + at + suffix
-                puts[key], seal = _seal(key, payload, at)
+                puts[key], seal = seal_record(key, payload, at)
                 records += 1
                 total += seal
             if mutation.chain is not None:
                 previous = self._link_locked(chain_end) if link is None else link
                 link = mutation.chain(revision, previous)
                 key = CHAIN + at
-                puts[key], seal = _seal(key, link, at)
+                puts[key], seal = seal_record(key, link, at)
                 records += 1
                 total += seal
                 chain_end = revision
@@ -472,7 +458,7 @@ class SealedStore:
         if not committed:
             return
         new = Head(revision, records, total & _MASK, start, chain_end)
-        puts[_HEAD_KEY], _ = _seal(_HEAD_KEY, new.packed(), at)
+        puts[_HEAD_KEY], _ = seal_record(_HEAD_KEY, new.packed(), at)
         self._head_version = self._store.commit(
             Batch(list(puts.items()), list(deletes)),
             (Condition(_HEAD_KEY, self._head_version),),
@@ -502,10 +488,5 @@ def _interrupted() -> StorageFailedError:
 
 
 def _verified(key: bytes, value: bytes) -> Sealed | None:
-    if len(value) < _PREFIX_BYTES:
-        return None
-    body = value[8:]
-    seal = xxhash.xxh3_64_intdigest(key + body)
-    if value[:8] != seal.to_bytes(8, "big"):
-        return None
-    return Sealed(key, value[_PREFIX_BYTES:], _REVISION.unpack_from(value, 8)[0], seal)
+    found = unseal_record(key, value)
+    return None if found is None else Sealed(key, *found)

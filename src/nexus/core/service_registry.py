@@ -49,7 +49,8 @@ from nexus.contracts.protocols.service_lifecycle import (
     PersistentService,
 )
 from nexus.contracts.vfs_hooks import HookSpec
-from nexus.core.dispatch import KernelDispatch, check_spec
+from nexus.core.dispatch import KernelDispatch
+from nexus.core.hook_shapes import check_spec
 
 SERVICES_POINT: Final = "/__sys__/services"
 DRAIN_TIMEOUT_S: Final = 30.0

@@ -1,7 +1,8 @@
 """VFSLockManager: the per-path shared/exclusive lock that one system call holds.
 
 Layer: core, a kernel primitive in memory; users never see it, a crash releases it. Not the
-advisory lock. Unix counterpart: ``inode->i_rwsem``.
+advisory lock. The kernel takes it from :mod:`nexus.core.vfs_locks`, which may choose the twin in
+Rust. Unix counterpart: ``inode->i_rwsem``.
 
 Invariants:
 
@@ -21,8 +22,8 @@ between a grant and the ``with`` block that would release it. A hold that is dro
 released therefore releases itself.
 
 Lock order: ``_mutex`` is a leaf; nothing is called while it is held. ``after_release`` is called
-with nothing of this module held, by who released explicitly: never for a hold that was dropped,
-which may happen anywhere.
+with nothing of this module held, by who released explicitly what it held exclusively: who shares
+has changed nothing to tell of, and a hold may be dropped anywhere.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from functools import lru_cache
 from typing import Final
 
 from nexus.contracts.errors import LockTimeoutError
-from nexus.lib.lock_order import Level, check_order, is_checked
 from nexus.lib.paths import is_same_or_below, tree_order
 
 DEFAULT_TIMEOUT_S: Final = 30.0
@@ -48,6 +48,8 @@ _REMEMBERED_LENGTH: Final = 256
 
 
 def _ancestors(path: str) -> tuple[str, ...]:
+    if path == "/":
+        return ()
     directory = path[: path.rfind("/")]
     if len(directory) > _REMEMBERED_LENGTH:
         return _with_ancestors(directory)
@@ -59,7 +61,7 @@ def _with_ancestors(directory: str) -> tuple[str, ...]:
     while directory:
         found.append(directory)
         directory = directory[: directory.rfind("/")]
-    return tuple(found)
+    return (*found, "/")
 
 
 # Calls come by the directory, and to look this up anew is a tenth of what a lock costs.
@@ -103,27 +105,32 @@ class Hold:
 
     def release(self) -> None:
         """Give the lock back and wake who can go on."""
-        self._manager._release(self)
-        self._manager.after_release()
+        manager = self._manager
+        manager._release(self)
+        if self.exclusive and manager.after_release is not None:
+            manager.after_release()
 
     def __enter__(self) -> Hold:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._manager._release(self)
-        self._manager.after_release()
+        self.release()
 
     def __del__(self) -> None:
-        if getattr(self, "granted", False):  # it may have been interrupted while it was made
-            self._manager._reclaim(self)
+        try:
+            if self.granted:
+                self._manager._reclaim(self)
+        except AttributeError:
+            pass  # it was interrupted while it was made
 
 
 class HoldSet:
-    """Several holds, released together in reverse order."""
+    """Several holds, one of them exclusive at least, released together in reverse order."""
 
-    __slots__ = ("_holds",)
+    __slots__ = ("_holds", "_manager")
 
-    def __init__(self, holds: list[Hold]) -> None:
+    def __init__(self, manager: VFSLockManager, holds: list[Hold]) -> None:
+        self._manager = manager
         self._holds = holds
 
     def __enter__(self) -> HoldSet:
@@ -131,10 +138,9 @@ class HoldSet:
 
     def release(self) -> None:
         """Give every lock back."""
-        for hold in reversed(self._holds):
-            hold._manager._release(hold)
-        if self._holds:
-            self._holds[0]._manager.after_release()
+        self._manager._release_all(self._holds)
+        if self._manager.after_release is not None:
+            self._manager.after_release()
 
     def __exit__(self, *exc_info: object) -> None:
         self.release()
@@ -148,8 +154,8 @@ class VFSLockManager:
 
     def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
-        self.after_release: Callable[[], None] = _nothing
-        """Called by a thread that has let go of what it took in one call."""
+        self.after_release: Callable[[], object] | None = None
+        """Called by a thread that has let go of what it took, some of it exclusively, in a call."""
         self._mutex = threading.Lock()
         # All guarded by _mutex. _held counts readers, or is -1 for a writer; _below counts, for
         # each directory, the holds somewhere beneath it, and in its high half the exclusive ones.
@@ -178,9 +184,9 @@ class VFSLockManager:
                     holding = bool(holds)
                     holds.append(self._acquire(path, True, timeout_s, holding=holding))
         except BaseException:
-            HoldSet(holds).release()
+            self._release_all(holds)
             raise
-        return HoldSet(holds)
+        return HoldSet(self, holds)
 
     def copy_pair(self, source: str, target: str, timeout_s: float | None = None) -> HoldSet:
         """Return a shared hold on ``source`` and an exclusive one on ``target``.
@@ -188,20 +194,25 @@ class VFSLockManager:
         Where the target covers the source, the exclusive hold alone. Errors: LockTimeoutError.
         """
         if is_same_or_below(source, target):
-            return HoldSet([self._acquire(target, True, timeout_s)])
+            return HoldSet(self, [self._acquire(target, True, timeout_s)])
         first, second = sorted((source, target), key=tree_order)
         hold = self._acquire(first, first == target, timeout_s)
         try:
             other = self._acquire(second, second == target, timeout_s, holding=True)
-            return HoldSet([hold, other])
+            return HoldSet(self, [hold, other])
         except BaseException:
-            hold.release()
+            self._release(hold)
             raise
 
     def held(self) -> dict[str, str]:
         """Return a snapshot of held paths: ``"read"`` or ``"write"`` for each."""
         with self._mutex:
             return {path: "write" if n < 0 else "read" for path, n in self._held.items()}
+
+    def waiting(self) -> int:
+        """Return how many calls wait."""
+        with self._mutex:
+            return len(self._waiters)
 
     def _acquire(
         self, path: str, exclusive: bool, timeout_s: float | None, *, holding: bool = False
@@ -212,7 +223,7 @@ class VFSLockManager:
             with self._mutex:
                 if self._dropped:
                     self._release_dropped_locked()
-                if self._free_locked(path, ancestors, exclusive) and (
+                if (not self._held or self._free_locked(path, ancestors, exclusive)) and (
                     holding
                     or not self._waiters
                     or not any(waiter.conflicts(path, exclusive) for waiter in self._waiters)
@@ -297,6 +308,10 @@ class VFSLockManager:
             self._withdraw(hold)
             raise
 
+    def _release_all(self, holds: list[Hold]) -> None:
+        for hold in reversed(holds):
+            self._release(hold)
+
     def _reclaim(self, hold: Hold) -> None:
         """Release a hold that nobody has any more; may run wherever memory is given back."""
         self._dropped.append((hold.path, hold.ancestors, hold.exclusive))
@@ -338,25 +353,3 @@ class VFSLockManager:
             self._grant_locked(waiter.hold)
             waiter.gate.release()
         self._waiters = still
-
-
-class CheckedVFSLockManager(VFSLockManager):
-    """Raises LockOrderError where a thread takes an I/O lock under a lock of a higher level.
-
-    The I/O lock is of the lowest level, so holding it forbids nothing and is not noted.
-    """
-
-    def _acquire(
-        self, path: str, exclusive: bool, timeout_s: float | None, *, holding: bool = False
-    ) -> Hold:
-        check_order(Level.IO)
-        return super()._acquire(path, exclusive, timeout_s, holding=holding)
-
-
-def _nothing() -> None:
-    pass
-
-
-def make_vfs_locks(timeout_s: float = DEFAULT_TIMEOUT_S) -> VFSLockManager:
-    """Return a lock manager, a checked one where lock order is."""
-    return (CheckedVFSLockManager if is_checked() else VFSLockManager)(timeout_s)

@@ -49,7 +49,7 @@ MAX_ATTRIBUTES_BYTES = 32 << 10
 _DEFAULT_MIME_TYPE = "application/octet-stream"
 
 
-class Actor(NamedTuple):
+class Actor(msgspec.Struct, frozen=True):
     """Who mutates and when, worked out once a call."""
 
     context: OperationContext

@@ -30,7 +30,7 @@ from nexus.contracts.errors import (
 )
 from nexus.factory.metastores import FILES, Choice, choose
 from nexus.lib.boot_id import boot_id
-from nexus.lib.disk import Disk, storage_error
+from nexus.lib.disk import Disk, put_in_place, storage_error
 from nexus.lib.hashing import hex_digest
 
 FORMAT = 1
@@ -123,11 +123,9 @@ class DataDirectory:
             fd = disk.open(staging, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
             try:
                 disk.write_all(fd, data)
-                disk.fsync(fd)
             finally:
                 disk.close(fd)
-            disk.rename(staging, self.file(DESCRIPTOR))
-            disk.fsync_directory(self.path)
+            put_in_place(staging, self.file(DESCRIPTOR), disk)
         except OSError as error:
             raise storage_error("open", self.path, error) from error
         self.is_new = False

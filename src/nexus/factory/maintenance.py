@@ -28,8 +28,8 @@ def fsck(
     ``progress`` is called with a stage ("structure", "records", "content") and a count (0, records,
     bytes). Changes wait during the first two, for a time that grows with the number of records;
     reads never do. A metastore whose structure is damaged is only reported: `nexus fsck --repair`
-    builds a SQLite file anew while it opens. Errors: NotSupportedError unless ``nx`` is embedded in this
-    process.
+    builds a SQLite file anew while it opens. Errors: NotSupportedError unless ``nx`` is embedded
+    in this process.
     """
     # Imported here: most programs check nothing, and it costs each of them start-up time.
     from nexus.core.fsck import Checker

@@ -1,6 +1,7 @@
 """Content-defined chunking: cut large content where its bytes say so.
 
-Layer: lib. Bytes in, chunks out; it neither hashes nor stores. The algorithm is FastCDC (2020).
+Layer: lib. Bytes in, chunks out; it neither hashes nor stores. The algorithm is FastCDC (2020): of
+the Rust crate where it was built, else of pyfastcdc, which copies each chunk of a stream once more.
 An edit moves only the cuts near it, so that two versions of a large content share their other
 chunks.
 
@@ -14,14 +15,21 @@ chunks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from nexus.contracts.metadata import Buffer
+from nexus.lib.native import chosen
 
 if TYPE_CHECKING:
     from pyfastcdc import FastCDC
+
+    from nexus._kernel import Chunker
+
+_KERNEL: Final = chosen().module
+_STEP_BYTES = 1 << 20
 
 
 class ChunkingParameters(msgspec.Struct, frozen=True):
@@ -47,21 +55,82 @@ DEFAULT_CHUNKING = ChunkingParameters(
 )
 
 
-def chunk_buffer(data: Buffer, parameters: ChunkingParameters) -> Iterator[memoryview]:
+def chunk_buffer(
+    data: Buffer, parameters: ChunkingParameters, *, kernel: ModuleType | None = _KERNEL
+) -> Iterator[memoryview]:
     """Yield the chunks of bytes in memory, as views of them."""
-    return (chunk.data for chunk in _cutter(parameters).cut_buf(data))
+    if kernel is None:
+        return (chunk.data for chunk in _cutter(parameters).cut_buf(data))
+    return _views(data, _native(kernel, parameters))
 
 
 def chunk_stream(
-    pieces: Iterable[Buffer], parameters: ChunkingParameters = DEFAULT_CHUNKING
+    pieces: Iterable[Buffer],
+    parameters: ChunkingParameters = DEFAULT_CHUNKING,
+    *,
+    kernel: ModuleType | None = _KERNEL,
 ) -> Iterator[memoryview]:
     """Yield the chunks of the concatenation of ``pieces``.
 
-    Holds two chunks of the largest size in memory and reads that far ahead. A chunk is valid only
-    until the next one is asked for: its memory is used again. An exception of the iterable
-    reaches the caller.
+    Reads at most two chunks of the largest size ahead and holds as much. A chunk's memory is its
+    own, or that of a piece that is ``bytes``: nobody writes to it again. An exception of the
+    iterable reaches the caller.
     """
-    return (chunk.data for chunk in _cutter(parameters).cut_stream(_PieceReader(pieces)))
+    if kernel is None:
+        cut = _cutter(parameters).cut_stream(_PieceReader(pieces))
+        return (memoryview(bytes(chunk.data)) for chunk in cut)
+    return _joined(pieces, _native(kernel, parameters))
+
+
+def _native(kernel: ModuleType, parameters: ChunkingParameters) -> Chunker:
+    cutter: Chunker = kernel.Chunker(
+        parameters.min_bytes, parameters.average_bytes, parameters.max_bytes
+    )
+    return cutter
+
+
+def _views(data: Buffer, cutter: Chunker) -> Iterator[memoryview]:
+    """Yield the chunks as views of the data."""
+    # A step at a time: then what is hashed next is still in the CPU's cache.
+    view = memoryview(data)
+    start = 0
+    for at in range(0, len(view), _STEP_BYTES):
+        stop = at + _STEP_BYTES
+        if isinstance(data, bytes):
+            ends = cutter.feed(data, at, stop)
+        else:
+            ends = cutter.feed(bytes(view[at:stop]), 0, _STEP_BYTES)
+        for end in ends:
+            yield view[start : at + end]
+            start = at + end
+    if start < len(view):
+        yield view[start:]
+
+
+def _joined(pieces: Iterable[Buffer], cutter: Chunker) -> Iterator[memoryview]:
+    """Yield chunks as views of the piece they lie in; those that span pieces are joined."""
+    carried = bytearray()
+    for piece in pieces:
+        # What is not bytes, its owner may fill again.
+        held = piece if isinstance(piece, bytes) else bytes(piece)
+        view = memoryview(held)
+        for at in range(0, len(held), _STEP_BYTES):
+            start, stop = at, min(at + _STEP_BYTES, len(held))
+            for end in cutter.feed(held, at, stop):
+                if end < 0:  # the last byte fed before belongs to the next chunk
+                    last = carried.pop()
+                    yield memoryview(carried)
+                    carried = bytearray((last,))
+                elif carried:
+                    carried += view[start : at + end]
+                    yield memoryview(carried)
+                    carried = bytearray()
+                else:
+                    yield view[start : at + end]
+                start = max(start, at + end)
+            carried += view[start:stop]
+    if carried:
+        yield memoryview(carried)
 
 
 def _cutter(parameters: ChunkingParameters) -> FastCDC:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -24,7 +25,13 @@ from nexus.contracts.metadata import Buffer
 
 _KEEP_SIZE = 1  # linux/falloc.h
 _PUNCH_HOLE = 2
+FULL_HINT = "delete something, or run `nexus gc`"
 _fdatasync = getattr(os, "fdatasync", os.fsync)
+
+
+def _pwritev(fd: int, parts: Sequence[Buffer], offset: int) -> int:
+    """Return how many bytes were written: none where the system has no pwritev(2)."""
+    return os.pwritev(fd, parts, offset) if hasattr(os, "pwritev") else 0
 
 
 class Disk:
@@ -53,6 +60,13 @@ class Disk:
             got += len(piece)
         return b"".join(pieces)
 
+    def pread_parts(self, fd: int, parts: Sequence[bytearray | memoryview], offset: int) -> int:
+        """Fill buffers one after the other from ``offset`` on; return how many bytes came.
+
+        They may be fewer than there are, even none: whoever needs them asks :meth:`pread`.
+        """
+        return os.preadv(fd, parts, offset) if hasattr(os, "preadv") else 0
+
     def write_all(self, fd: int, data: Buffer) -> None:
         """Write every byte at the file's position. Errors: OSError, with a prefix written."""
         written = os.write(fd, data)
@@ -70,6 +84,18 @@ class Disk:
         rest = memoryview(data)
         while written < len(rest):
             written += os.pwrite(fd, rest[written:], offset + written)
+
+    def pwrite_parts(self, fd: int, parts: Sequence[Buffer], offset: int) -> None:
+        """Write buffers one after the other from ``offset`` on, without joining them.
+
+        Errors: OSError, with a prefix written.
+        """
+        written = _pwritev(fd, parts, offset)
+        for part in parts:
+            if written < len(part):  # counts bytes: a record's parts are flat
+                self.pwrite_all(fd, memoryview(part)[max(0, written) :], offset + max(0, written))
+            written -= len(part)
+            offset += len(part)
 
     def truncate(self, fd: int, size_bytes: int) -> None:
         """ftruncate(2)."""
@@ -132,6 +158,21 @@ class Disk:
             self.close(fd)
 
 
+def put_in_place(written: str, path: str, disk: Disk) -> None:
+    """Have a file that is written take its place, durably: whole, or as if it had never been.
+
+    Syncs the file, renames it, which replaces what is there, and syncs the directory. Errors:
+    OSError.
+    """
+    fd = disk.open(written, os.O_RDWR)
+    try:
+        disk.fsync(fd)
+    finally:
+        disk.close(fd)
+    disk.rename(written, path)
+    disk.fsync_directory(os.path.dirname(path))
+
+
 def folder_place(path: str) -> tuple[str, ...]:
     """Return what tells a folder and those above it apart, whatever names they go by.
 
@@ -186,7 +227,7 @@ def storage_error(operation: str, path: str | None, error: OSError) -> NexusErro
     """Return the NexusError for an error of the operating system."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpaceError(operation, path, reason, hint="delete something, or run `nexus gc`")
+        return NoSpaceError(operation, path, reason, hint=FULL_HINT)
     if error.errno == errno.EROFS:
         return ReadOnlyError(operation, path, reason)
     if error.errno in (errno.EACCES, errno.EPERM):

@@ -5,16 +5,16 @@ block map. All numbers are unsigned and little endian::
 
     offset  bytes  field
     0       4      magic, "NXCM"
-    4       4      version, 1
+    4       4      version, 2
     8       8      total size of the content in bytes
     16      4      number of chunks, at least 1
-    20      44     for each chunk: its BLAKE3 hash (32 bytes), its size in bytes (4), its seal:
-                   XXH3-64 of its bytes (8)
+    20      36     for each chunk: its BLAKE3 hash (32 bytes), its size in bytes (4)
+    ...     8      for each block of each chunk: its seal (:mod:`nexus.lib.block_seals`)
 
-The hash names a chunk; the seal is what a read checks, at a fraction of the cost. The manifest's
-own hash covers both.
+The hash names a chunk; the seals are what a read checks, at a fraction of the cost and only of
+the blocks that it wants. The manifest's own hash covers both.
 
-Version 1 also stands for the chunking that made the list (:data:`DEFAULT_CHUNKING` in
+Version 2 also stands for the chunking that made the list (:data:`DEFAULT_CHUNKING` in
 :mod:`nexus.lib.chunking`): other parameters give other ids, so they need another version.
 
 1. There is one encoding of a list of chunks: decoding and encoding again gives the same bytes.
@@ -31,13 +31,15 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
+from nexus.lib.block_seals import SEAL_BYTES, block_count
+
 MAGIC = b"NXCM"
-VERSION = 1
+VERSION = 2
 HASH_BYTES = 32
 
 _HEADER = struct.Struct("<4sIQI")
-_ENTRY = struct.Struct("<32sIQ")
-_ENTRY_SIZE = struct.Struct("<32xI8x")
+_ENTRY = struct.Struct("<32sI")
+_ENTRY_SIZE = struct.Struct("<32xI")
 
 
 class ManifestError(ValueError):
@@ -45,26 +47,27 @@ class ManifestError(ValueError):
 
 
 class ChunkRef(NamedTuple):
-    """One chunk of a content: the object that holds it, where it starts, its size and seal."""
+    """One chunk of a content: the object that holds it, where it starts, its size and seals."""
 
     object_id: str
     start: int
     size: int
-    seal: int
+    seals: bytes
 
 
 class Manifest:
     """A decoded manifest. Immutable, so shared freely between threads.
 
-    Kept packed (52 bytes a chunk): a content of a tebibyte has about three million chunks.
+    Kept packed (about 90 bytes a chunk): a content of a tebibyte has about three million chunks.
     """
 
-    __slots__ = ("_ends", "encoded", "size")
+    __slots__ = ("_ends", "_seal_ends", "encoded", "size")
 
-    def __init__(self, encoded: bytes, ends: array[int]) -> None:
+    def __init__(self, encoded: bytes, ends: array[int], seal_ends: array[int]) -> None:
         self.encoded = encoded
         self.size = ends[-1]
         self._ends = ends
+        self._seal_ends = seal_ends  # in bytes, from the first seal on
 
     @classmethod
     def decode(cls, encoded: bytes) -> Manifest:
@@ -76,16 +79,20 @@ class Manifest:
             raise ManifestError(f"a manifest does not start with {magic!r}")
         if version != VERSION:
             raise ManifestError(f"version {version} is not known here")
-        if count == 0 or len(encoded) != _HEADER.size + count * _ENTRY.size:
+        seals = _HEADER.size + count * _ENTRY.size
+        if count == 0 or len(encoded) < seals:
             raise ManifestError(f"{count} chunks do not fit in {len(encoded)} bytes")
-        entries = memoryview(encoded)[_HEADER.size :]
+        entries = memoryview(encoded)[_HEADER.size : seals]
         sizes = array("I", (size for (size,) in _ENTRY_SIZE.iter_unpack(entries)))
         if 0 in sizes:
             raise ManifestError("a chunk is empty")
         ends = array("Q", accumulate(sizes))
         if ends[-1] != total:
             raise ManifestError(f"the chunks add up to {ends[-1]} bytes, not {total}")
-        return cls(encoded, ends)
+        seal_ends = array("Q", accumulate(map(_seal_bytes, sizes)))
+        if len(encoded) != seals + seal_ends[-1]:
+            raise ManifestError(f"{len(encoded) - seals} bytes of seals are not {seal_ends[-1]}")
+        return cls(encoded, ends, seal_ends)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -93,13 +100,20 @@ class Manifest:
     def __getitem__(self, index: int) -> ChunkRef:
         if not 0 <= index < len(self._ends):
             raise IndexError(index)
-        digest, size, seal = _ENTRY.unpack_from(self.encoded, _HEADER.size + index * _ENTRY.size)
-        return ChunkRef(digest.hex(), self._ends[index] - size, size, seal)
+        digest, size = _ENTRY.unpack_from(self.encoded, _HEADER.size + index * _ENTRY.size)
+        seals = self._seals(index, index + 1)
+        return ChunkRef(digest.hex(), self._ends[index] - size, size, seals)
+
+    def _seals(self, first: int, last: int) -> bytes:
+        base = _HEADER.size + len(self._ends) * _ENTRY.size
+        start = self._seal_ends[first - 1] if first else 0
+        end = self._seal_ends[last - 1] if last else 0
+        return self.encoded[base + start : base + end]
 
     def object_ids(self) -> Iterator[str]:
         """Yield the object id of every chunk, in order, repeated where a chunk repeats."""
-        entries = memoryview(self.encoded)[_HEADER.size :]
-        return (digest.hex() for digest, _, _ in _ENTRY.iter_unpack(entries))
+        entries, _, _ = self.entries(0, len(self))
+        return (digest.hex() for digest, _ in _ENTRY.iter_unpack(entries))
 
     def index_at(self, position: int) -> int:
         """Return the index of the chunk that holds the byte at ``position`` (< size)."""
@@ -125,11 +139,12 @@ class Manifest:
             start = chunk.start + chunk.size
             index += 1
 
-    def entries(self, first: int, last: int) -> tuple[memoryview, Iterator[int]]:
-        """Return the packed entries from ``first`` up to ``last``, and their sizes."""
+    def entries(self, first: int, last: int) -> tuple[memoryview, bytes, Iterator[int]]:
+        """Return the packed entries from ``first`` up to ``last``, their seals and sizes."""
         start, end = (_HEADER.size + index * _ENTRY.size for index in (first, last))
         packed = memoryview(self.encoded)[start:end]
-        return packed, (size for (size,) in _ENTRY_SIZE.iter_unpack(packed))
+        sizes = (size for (size,) in _ENTRY_SIZE.iter_unpack(packed))
+        return packed, self._seals(first, last), sizes
 
 
 class ManifestBuilder:
@@ -138,23 +153,34 @@ class ManifestBuilder:
     def __init__(self) -> None:
         self.size = 0
         self._packed = bytearray()
+        self._seals = bytearray()
         self._ends = array("Q")
+        self._seal_ends = array("Q")
 
-    def add(self, object_id: str, size: int, seal: int) -> None:
-        """Append one chunk of ``size`` bytes (1 to 2**32 - 1) with the seal of its bytes."""
-        self._packed += _ENTRY.pack(bytes.fromhex(object_id), size, seal)
+    def add(self, object_id: str, size: int, seals: bytes) -> None:
+        """Append one chunk of ``size`` bytes (1 to 2**32 - 1) with the seals of its blocks."""
+        self._packed += _ENTRY.pack(bytes.fromhex(object_id), size)
+        self._seals += seals
+        self._end(size)
+
+    def _end(self, size: int) -> None:
         self.size += size
         self._ends.append(self.size)
+        self._seal_ends.append(_seal_bytes(size) + (self._seal_ends[-1] if self._seal_ends else 0))
 
     def extend(self, manifest: Manifest, first: int, last: int) -> None:
         """Append the chunks from ``first`` up to ``last`` of another manifest."""
-        packed, sizes = manifest.entries(first, last)
+        packed, seals, sizes = manifest.entries(first, last)
         self._packed += packed
+        self._seals += seals
         for size in sizes:
-            self.size += size
-            self._ends.append(self.size)
+            self._end(size)
 
     def finish(self) -> Manifest:
         """Return the manifest of the chunks collected, of which there is at least one."""
         header = _HEADER.pack(MAGIC, VERSION, self.size, len(self._ends))
-        return Manifest(header + self._packed, self._ends)
+        return Manifest(header + self._packed + self._seals, self._ends, self._seal_ends)
+
+
+def _seal_bytes(size: int) -> int:
+    return block_count(size) * SEAL_BYTES

@@ -12,7 +12,7 @@ import errno
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -121,6 +121,10 @@ class FaultyDisk(Disk):
         self._enter("pread")
         return super().pread(fd, count, offset)
 
+    def pread_parts(self, fd: int, parts: Sequence[bytearray | memoryview], offset: int) -> int:
+        self._enter("pread")
+        return super().pread_parts(fd, parts, offset)
+
     def write_all(self, fd: int, data: Buffer) -> None:
         fault = self._due("write_all")
         if fault is None:
@@ -138,6 +142,9 @@ class FaultyDisk(Disk):
         if fault.bytes_kept:
             super().pwrite_all(fd, memoryview(data)[: fault.bytes_kept], offset)
         raise _os_error(fault, None)
+
+    def pwrite_parts(self, fd: int, parts: Sequence[Buffer], offset: int) -> None:
+        self.pwrite_all(fd, b"".join(parts), offset)  # one write, with the faults of one
 
     def fsync(self, fd: int) -> None:
         self._enter("fsync")
@@ -213,6 +220,11 @@ class KillingDisk(Disk):
     def pwrite_all(self, fd: int, data: Buffer, offset: int) -> None:
         self._live()
         super().pwrite_all(fd, data, offset)
+
+    def pwrite_parts(self, fd: int, parts: Sequence[Buffer], offset: int) -> None:
+        for part in parts:  # a process may end between any two of them
+            self.pwrite_all(fd, part, offset)
+            offset += len(part)
 
     def truncate(self, fd: int, size_bytes: int) -> None:
         self._live()

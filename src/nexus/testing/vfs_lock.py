@@ -5,6 +5,8 @@ A test of an implementation subclasses it and overrides :meth:`VFSLockSuite.make
 
 from __future__ import annotations
 
+import gc
+import signal
 import threading
 from abc import abstractmethod
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from nexus.lib.paths import is_same_or_below
 
 _NOW = 0.0
 _PATIENT_S = 30.0
-_PATHS = ("/z", "/z/a", "/z/a/b", "/z/a/b/c", "/z/a-", "/z/a-/m", "/z/b")
+_PATHS = ("/", "/z", "/z/a", "/z/a/b", "/z/a/b/c", "/z/a-", "/z/a-/m", "/z/b")
 
 _TWINS = [HealthCheck.differing_executors]
 """Several implementations hold one suite; no example is replayed on another one."""
@@ -40,7 +42,7 @@ class VFSLockSuite:
             return False
         return True
 
-    @pytest.mark.parametrize("other", ["/z", "/z/a", "/z/a/b", "/z/a/b/c"])
+    @pytest.mark.parametrize("other", ["/", "/z", "/z/a", "/z/a/b", "/z/a/b/c"])
     def test_1_an_exclusive_hold_excludes_all_on_its_path_above_and_beneath(
         self, other: str
     ) -> None:
@@ -88,7 +90,7 @@ class VFSLockSuite:
         for _, _, hold in held:
             hold.release()
         assert locks.held() == {}
-        assert self._is_free(locks, "/z", exclusive=True)
+        assert self._is_free(locks, "/", exclusive=True)
 
     def test_2_a_reader_is_not_granted_past_a_writer_that_waits(self) -> None:
         locks = self.make()
@@ -123,6 +125,97 @@ class VFSLockSuite:
             locks.write("/z/a", _NOW)
         assert self._is_free(locks, "/z/a", exclusive=False)
         reader.release()
+
+    def test_3_a_hold_that_is_dropped_releases_itself_and_tells_nobody(self) -> None:
+        locks = self.make()
+        told = self._told_by(locks)
+        locks.write("/z/a")
+        locks.write_many(["/z/a", "/z/b"])
+        gc.collect()
+        assert locks.held() == {}
+        assert told == []
+
+    def test_3_a_hold_is_released_once(self) -> None:
+        locks = self.make()
+        first, second = locks.read("/z/a"), locks.read("/z/a")
+        first.release()
+        first.release()
+        assert not self._is_free(locks, "/z/a", exclusive=True)
+        second.release()
+        assert self._is_free(locks, "/z/a", exclusive=True)
+
+    @pytest.mark.parametrize("several", [False, True])
+    def test_3_an_interrupt_ends_a_wait_with_nothing_held(self, several: bool) -> None:
+        locks = self.make()
+        blocker = locks.write("/z/b")
+        main = threading.main_thread().ident
+        assert main == threading.get_ident()
+
+        def interrupt() -> None:
+            self._until(locks.waiting)
+            signal.pthread_kill(main, signal.SIGINT)
+
+        interrupter = threading.Thread(target=interrupt)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            interrupter.start()
+            with pytest.raises(KeyboardInterrupt):
+                locks.write_many(["/z/a", "/z/b"] if several else ["/z/b"], _PATIENT_S)
+        finally:
+            interrupter.join()
+            signal.signal(signal.SIGINT, before)
+        assert locks.held() == {"/z/b": "write"}
+        assert locks.waiting() == 0
+        blocker.release()
+        assert self._is_free(locks, "/z", exclusive=True)
+
+    def test_3_an_endless_wait_ends_with_the_hold_it_waits_for(self) -> None:
+        locks = self.make()
+        first = locks.write("/z/a")
+        done: list[str] = []
+        waiter = threading.Thread(
+            target=lambda: self._note(locks.read("/z/a", float("inf")), done, "granted")
+        )
+        waiter.start()
+        self._until(locks.waiting)
+        first.release()
+        waiter.join()
+        assert done == ["granted"]
+
+    def test_who_let_go_of_an_exclusive_hold_is_told_once_a_call_with_nothing_held(self) -> None:
+        locks = self.make()
+        told = self._told_by(locks)
+        with locks.write("/z/a"):
+            assert told == []
+        with locks.read("/z/a"):
+            pass
+        with locks.write_many(["/z/a", "/z/b", "/z/c/d"]), pytest.raises(LockTimeoutError):
+            locks.write("/z/a", _NOW)
+        with locks.copy_pair("/z/a", "/z/b"):
+            pass
+        locks.write("/z").release()
+        assert told == [{}] * 4
+
+    def test_what_is_raised_by_who_is_told_leaves_nothing_held(self) -> None:
+        locks = self.make()
+
+        def interrupted() -> None:
+            raise KeyboardInterrupt
+
+        locks.after_release = interrupted
+        with pytest.raises(KeyboardInterrupt), locks.write("/z/a"):
+            pass
+        assert locks.held() == {}
+
+    def test_a_copy_shares_its_source_unless_its_target_covers_it(self) -> None:
+        locks = self.make()
+        with locks.copy_pair("/z/b", "/z/a"):
+            assert locks.held() == {"/z/b": "read", "/z/a": "write"}
+        with locks.copy_pair("/z/a/b", "/z/a"):
+            assert locks.held() == {"/z/a": "write"}
+        with locks.write("/z/a"), pytest.raises(LockTimeoutError):
+            locks.copy_pair("/z/b", "/z/a/b", _NOW)
+        assert locks.held() == {}
 
     def test_4_crossing_pairs_taken_together_never_deadlock(self) -> None:
         locks = self.make()
@@ -209,6 +302,11 @@ class VFSLockSuite:
         assert overlaps == []
         assert sum(counts.values()) <= 8 * 200
         assert locks.held() == {}
+
+    def _told_by(self, locks: Any) -> list[dict[str, str]]:
+        told: list[dict[str, str]] = []
+        locks.after_release = lambda: told.append(locks.held())
+        return told
 
     def _note(self, hold: Any, order: list[str], name: str) -> None:
         order.append(name)

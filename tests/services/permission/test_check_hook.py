@@ -261,3 +261,16 @@ def test_a_path_is_judged_however_it_is_spelled(nx: NexusFS) -> None:
     eve = OperationContext("eve")
     for path in ("/open/secret", "//open/./secret", "/open//secret/"):
         assert not permission.is_allowed(path, WRITE_ACCESS, eve)
+
+
+def test_only_what_lies_beneath_the_views_of_the_kernel_is_the_administrators_alone(
+    nx: NexusFS,
+) -> None:
+    nx.mkdir("/__sys__tem")
+    nx.sys_setattr("/__sys__tem", owner_id="ada")
+    owner = nx.bind(OWNER)
+    owner.write("/__sys__tem/f", b"x")
+    assert owner.read("/__sys__tem/f") == b"x"
+    for path in ("/__sys__", "/__sys__/mounts"):
+        with pytest.raises(AccessDeniedError):
+            owner.sys_readdir(path)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -61,7 +61,7 @@ def path(tmp_path) -> str:
 
 
 def image(path: str, to: Path) -> str:
-    """Copy what a kill would leave now; return the path of the copy."""
+    """Copy what a kill would leave while no checkpoint runs; return the path of the copy."""
     to.mkdir()
     for file in Path(path).parent.glob("m.db*"):
         shutil.copy(file, to)
@@ -152,11 +152,92 @@ def release(store: RedbMetastore) -> None:
         return
 
 
+# Building anew
+
+ROWS = 3000
+
+
+@pytest.fixture
+def damaged(path) -> tuple[str, list[bytes]]:
+    """A store with a zeroed leaf amid its tree and commits in its log; the keys it had."""
+    keys = [b"row%06d" % n for n in range(ROWS)]
+    with closing(open_store(path)) as store:
+        store.commit(Batch([(key, bytes(100)) for key in keys]))
+    whole = Path(path).read_bytes()
+    leaves = [
+        at for at in range(4096, len(whole), 4096) if whole[at] == 1 and b"row" in whole[at:][:4096]
+    ]
+    with open(path, "r+b") as file:
+        file.seek(leaves[len(leaves) // 2])
+        file.write(bytes(4096))
+    return path, keys
+
+
+def test_a_damaged_leaf_is_told_and_building_anew_loses_its_rows_and_no_others(damaged):
+    path, keys = damaged
+    with closing(open_store(path)) as store:
+        assert store.check() != []
+        with pytest.raises(CorruptionError, match="builds the file anew"):
+            store.scan(b"", limit=ROWS)
+        assert store.commit(Batch([(b"a", b"in the log")])) == 2
+    with closing(open_store(path, accept_loss=True)) as store:
+        found = [entry.key for entry in store.scan(b"row", limit=ROWS)]
+        assert set(found) < set(keys)
+        assert len(found) > ROWS - 50
+        assert store.check() == []
+        assert store.get(b"a") == (b"in the log", 2)
+        assert store.commit(Batch([(b"new", b"row")])) == 3
+    assert os.path.exists(path + ".damaged")
+    with closing(open_store(path)) as store:
+        assert store.check() == []
+
+
+def test_commits_in_the_logs_go_on_from_the_file_built_anew(damaged, tmp_path):
+    path, _ = damaged
+    with closing(open_store(path)) as store:
+        store.commit(Batch([(b"row%06d" % 7, b"newer")]))
+        copy = image(path, tmp_path / "copy")
+    with closing(open_store(copy, accept_loss=True)) as store:
+        assert store.revision() == 2
+        assert store.get(b"row%06d" % 7) == (b"newer", 2)
+
+
+def test_a_store_that_is_whole_is_not_built_anew(path):
+    with closing(open_store(path)) as store:
+        store.commit(Batch([(b"k", b"v")]))
+    with closing(open_store(path, accept_loss=True)) as store:
+        assert store.get(b"k") == (b"v", 1)
+    assert not os.path.exists(path + ".damaged")
+
+
+@pytest.mark.parametrize("call", ["unlink", "fsync", "rename"])
+def test_a_rebuilding_that_fails_anywhere_leaves_the_damaged_store_in_place(damaged, call):
+    path, _ = damaged
+    disk = FaultyDisk()
+    Path(path + ".rebuilt").write_bytes(b"left by a kill")
+    with disk.failing(call), pytest.raises(NexusError):
+        open_store(path, disk=disk, accept_loss=True)
+    with closing(open_store(path)) as store:
+        assert store.check() != []
+    with closing(open_store(path, accept_loss=True)) as store:
+        assert store.check() == []
+
+
+def test_a_damaged_header_is_an_error_that_names_the_backup(path):
+    with closing(open_store(path)) as store:
+        store.commit(Batch([(b"k", b"v")]))
+    with open(path, "r+b") as file:
+        file.seek(64)
+        file.write(bytes(256))
+    with pytest.raises(CorruptionError, match="restore the file from a backup"):
+        open_store(path, accept_loss=True)
+
+
 # Kills and power cuts
 
 
 def test_a_kill_at_any_commit_loses_none(path, tmp_path):
-    with closing(open_store(path, log_limit_bytes=2000)) as store:
+    with closing(open_store(path)) as store:
         for n in range(60):
             batch = Batch([(b"k%03d" % n, bytes(n))], [b"k%03d" % (n // 2)] if n else [])
             store.commit(batch, durable=n % 3 == 0)
@@ -171,8 +252,8 @@ def test_a_lost_end_of_the_log_is_told_and_can_be_accepted(path, tmp_path):
         for n in range(5):
             store.commit(Batch([(b"k%d" % n, b"v")]))
         copy = image(path, tmp_path / "copy")
-    size = 20 + 9 + 3
-    os.truncate(copy + ".log", size * 3)
+    header, record = 16, 20 + 9 + 3
+    os.truncate(copy + ".log", header + record * 3)
     with pytest.raises(CorruptionError, match="the last 2 commits are missing"):
         open_store(copy)
     with closing(open_store(copy, accept_loss=True)) as store:
@@ -217,6 +298,48 @@ def test_sigkill_at_any_moment_loses_no_acknowledged_commit(path, durability):
             number = int(found[0])
             assert number in (acknowledged, acknowledged + 1)
             assert store.get(b"row%d" % (number % 50)) == (b"%d" % number * 20, found[1])
+
+
+ENDS = """
+import os, signal, sys
+from nexus.contracts.metastore import Batch
+from nexus.lib.disk import Disk
+from nexus.storage.metastore.redb import RedbMetastore
+
+path, end = sys.argv[1:]
+store = RedbMetastore(path, disk=Disk(), create=True, reserve_bytes=0, log_limit_bytes=20_000)
+children = []
+for number in range(600):
+    # A checkpoint is under way most of the time.
+    store.commit(Batch([(b"k%04d" % number, bytes(200))]))
+    if end == "fork" and number % 20 == 19:
+        child = os.fork()
+        if child == 0:
+            store.in_forked_child()
+            del store
+            sys.exit(7)
+        children.append(child)
+for child in children:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+if end == "raise":
+    raise RuntimeError("not closed")
+if end == "drop":
+    del store
+    store = RedbMetastore(path, disk=Disk(), create=False, reserve_bytes=0)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("end", ["exit", "raise", "drop", "fork"])
+def test_a_process_ends_and_forks_amid_checkpoints_with_nothing_lost(path, end):
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", ENDS, path, end]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    if end == "raise":
+        assert "not closed" in ended.stderr
+    else:
+        assert (ended.stdout, ended.stderr) == ("done\n", "")
+    with closing(open_store(path)) as store:
+        assert store.revision() == len(store.scan(b"k")) == 600
 
 
 # Concurrency and arguments
@@ -345,10 +468,10 @@ def a_full_store_can_be_emptied(directory: str) -> None:
         assert store.commit(Batch([(b"k", b"v")])) == store.revision()
 
 
-def fill(store: RedbMetastore) -> list[bytes]:
+def fill(store: RedbMetastore, prefix: bytes = b"k") -> list[bytes]:
     keys: list[bytes] = []
     while True:
-        key = b"k%06d" % len(keys)
+        key = prefix + b"%06d" % len(keys)
         try:
             store.commit(Batch([(key, random.Random(len(keys)).randbytes(20_000))]))
         except NoSpaceError:
@@ -359,3 +482,63 @@ def fill(store: RedbMetastore) -> list[bytes]:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tmpfs")
 def test_a_full_disk_refuses_writes_and_lets_deletes_through(tmp_path):
     run_on_small_disk(a_full_store_can_be_emptied, str(tmp_path), size_bytes=16 << 20)
+
+
+def a_store_on_a_disk_that_others_fill_can_be_emptied(directory: str) -> None:
+    keys = [b"k%06d" % number for number in range(30_000)]
+    random.Random(1).shuffle(keys)
+    with closing(open_store(directory + "/m.db", reserve_bytes=2 << 20)) as store:
+        for start in range(0, len(keys), 500):
+            store.commit(Batch([(key, bytes(150)) for key in keys[start : start + 500]]))
+        with open(directory + "/others", "wb") as others, suppress(OSError):
+            while True:
+                others.write(bytes(1 << 16))
+        for key in keys + fill(store, b"more"):
+            store.commit(Batch([], [key]), reclaim=True)
+        os.unlink(directory + "/others")
+        store.commit(Batch([(b"more", b"")]))
+        assert [entry.key for entry in store.scan(b"")] == [b"more"]
+    with closing(open_store(directory + "/m.db", reserve_bytes=2 << 20)) as store:
+        assert [entry.key for entry in store.scan(b"")] == [b"more"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tmpfs")
+def test_deletes_get_through_on_a_disk_that_others_have_filled(tmp_path):
+    body = a_store_on_a_disk_that_others_fill_can_be_emptied
+    run_on_small_disk(body, str(tmp_path), size_bytes=48 << 20)
+
+
+def a_full_store_opens_after_a_kill(directory: str) -> None:
+    script = FILLER.format(path=directory + "/m.db")
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    count = int(child.stdout)
+    with closing(open_store(directory + "/m.db", reserve_bytes=2 << 20)) as store:
+        assert len(store.scan(b"", limit=count + 1)) == count
+        for number in range(count):
+            store.commit(Batch([], [b"k%06d" % number]), reclaim=True)
+        assert store.scan(b"") == []
+
+
+FILLER = """
+import os, signal
+from nexus.contracts.errors import NoSpaceError
+from nexus.contracts.metastore import Batch
+from nexus.lib.disk import Disk
+from nexus.storage.metastore.redb import RedbMetastore
+
+store = RedbMetastore({path!r}, disk=Disk(), create=True, reserve_bytes=2 << 20)
+count = 0
+try:
+    while True:
+        store.commit(Batch([(b"k%06d" % count, os.urandom(3000))]))
+        count += 1
+except NoSpaceError:
+    print(count, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tmpfs")
+def test_a_full_disk_does_not_keep_a_killed_store_from_opening(tmp_path):
+    run_on_small_disk(a_full_store_opens_after_a_kill, str(tmp_path), size_bytes=16 << 20)

@@ -620,6 +620,16 @@ def disk_bytes(place: Place) -> int:
     return sum(path.stat().st_size for path in place.segment_files())
 
 
+@settings(max_examples=10_000)
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=100), st.integers(0, 2**64 - 1))
+def test_both_implementations_pack_a_record_alike(object_id: bytes, data: bytes, at_ns: int):
+    native = pytest.importorskip("nexus._kernel", reason="the Rust kernel is not built")
+    record = segment_file.packed_record(object_id, data, at_ns)
+    assert native.packed_record(object_id, data, at_ns) == record
+    found = next(records(record, 0))
+    assert (found.object_id, found.size, found.intact) == (object_id, len(data), True)
+
+
 @pytest.fixture(params=["python", "rust"])
 def extents(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make each implementation of extents the chosen one in turn."""

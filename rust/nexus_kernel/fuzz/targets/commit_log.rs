@@ -9,13 +9,15 @@ use nexus_kernel::commit_log::{encode, records};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const IDENTITY: u64 = 7;
+const FILE_HEADER: &[u8; 16] = b"nexuslog\0\0\0\0\0\0\0\0"; // the nonce is 0
 const SEALED_FROM: usize = 8;
 const BODY_SIZE_AT: usize = 16;
 const HEADER_BYTES: usize = 20;
 
 fuzz_target!(|data: &[u8]| {
     check(data);
-    check(&sealed(data));
+    check(&[FILE_HEADER, data].concat());
+    check(&[FILE_HEADER, sealed(data).as_slice()].concat());
 });
 
 fn check(bytes: &[u8]) {
@@ -23,12 +25,21 @@ fn check(bytes: &[u8]) {
     for pair in found.windows(2) {
         assert_eq!(pair[0].revision.checked_add(1), Some(pair[1].revision));
     }
+    let Some((header, records)) = bytes.split_at_checked(FILE_HEADER.len()) else {
+        return assert!(found.is_empty());
+    };
+    let nonce = u64::from_le_bytes(header[8..].try_into().expect("eight bytes"));
     let mut written = Vec::new();
     for record in &found {
-        let record = encode(IDENTITY, record.revision, &record.operations);
-        written.extend(record.expect("what was read is small enough"));
+        let encoded = encode(
+            &mut written,
+            IDENTITY ^ nonce,
+            record.revision,
+            &record.operations,
+        );
+        encoded.expect("what was read is small enough");
     }
-    assert!(bytes.starts_with(&written));
+    assert!(records.starts_with(&written));
 }
 
 /// Records that are whole: each begins where the one before says that it ends.

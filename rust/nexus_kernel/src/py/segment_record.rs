@@ -9,11 +9,27 @@ use std::os::unix::fs::FileExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyWeakrefReference};
 
-use crate::segment_record::{HEADER_BYTES, ObjectId, sealed_bytes};
+use crate::segment_record::{HEADER_BYTES, ObjectId, fill_record, record_bytes, sealed_bytes};
 
 thread_local! {
     /// Where a thread reads a record to: its bytes are copied once they are proved.
     static RECORD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Twin of `nexus.storage.object_store.segment_file.packed_record`.
+#[pyfunction]
+#[pyo3(signature = (object_id, data, stored_at_ns, /))]
+pub fn packed_record<'py>(
+    py: Python<'py>,
+    object_id: ObjectId,
+    data: &[u8],
+    stored_at_ns: u64,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let size = u32::try_from(data.len())?;
+    PyBytes::new_with(py, record_bytes(data.len()), |record| {
+        fill_record(record, &object_id, data, size, stored_at_ns);
+        Ok(())
+    })
 }
 
 /// A record that is read again and again. Shared by all threads.

@@ -10,6 +10,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
 use crate::commit_log::Operation;
+use crate::salvage;
 use crate::store::{self, Options, Store};
 
 create_exception!(
@@ -47,6 +48,24 @@ pub fn create_store(py: Python<'_>, path: PathBuf, identity: u64) -> PyResult<()
     py.detach(|| store::create(&path, identity)).map_err(raised)
 }
 
+/// Whether every entry of a store can be reached.
+#[pyfunction]
+pub fn is_store_whole(py: Python<'_>, path: PathBuf) -> PyResult<bool> {
+    py.detach(|| salvage::is_whole(&path)).map_err(raised)
+}
+
+/// Make a store at another path from what a damaged one still holds; return how many entries.
+#[pyfunction]
+pub fn rebuild_store(
+    py: Python<'_>,
+    path: PathBuf,
+    rebuilt: PathBuf,
+    spare_identity: u64,
+) -> PyResult<u64> {
+    py.detach(|| salvage::rebuild(&path, &rebuilt, spare_identity))
+        .map_err(raised)
+}
+
 /// An open store. Shared by all threads; every call releases the interpreter.
 #[pyclass(module = "nexus._kernel", frozen)]
 pub struct OrderedStore(Store);
@@ -54,15 +73,17 @@ pub struct OrderedStore(Store);
 #[pymethods]
 impl OrderedStore {
     #[new]
-    #[pyo3(signature = (path, *, log_limit_bytes, cache_bytes))]
+    #[pyo3(signature = (path, *, log_limit_bytes, scarce_log_limit_bytes, cache_bytes))]
     fn new(
         py: Python<'_>,
         path: PathBuf,
         log_limit_bytes: u64,
+        scarce_log_limit_bytes: u64,
         cache_bytes: usize,
     ) -> PyResult<Self> {
         let options = Options {
             log_limit_bytes,
+            scarce_log_limit_bytes,
             cache_bytes,
         };
         py.detach(|| Store::open(&path, options))

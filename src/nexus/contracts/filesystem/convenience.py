@@ -148,13 +148,14 @@ class NexusFilesystem(Syscalls):
         path: str,
         change: Callable[[bytes], Buffer] | Iterable[tuple[str, str]],
         *,
+        lock_token: int | None = None,
         context: OperationContext | None = None,
     ) -> Stat:
         """Change a file by a function of its bytes, or by (old, new) text replacements.
 
         Atomic under concurrency: the change is computed again when another writer came first.
         Each old text must occur exactly once. Errors: InvalidArgumentError when it does not,
-        ConflictError when writers kept coming first for 30 seconds.
+        ConflictError when writers kept coming first for 30 seconds, or the lock's token is stale.
         """
         apply = change if callable(change) else _replacer(path, change)
         deadline = time.monotonic() + EDIT_TIMEOUT_S
@@ -170,12 +171,17 @@ class NexusFilesystem(Syscalls):
             # The stat and the content were read one after the other. An etag may have come back
             # meanwhile, a revision cannot: if it still holds, it held when the content was read.
             # The etag counts behind a path-addressed mount, where others leave no revision.
-            condition = Precondition(if_match=stat["etag"] or None, if_revision=stat["revision"])
+            etag, revision = stat["etag"], stat["revision"]
+            condition = Precondition(
+                if_match=etag or None, if_revision=revision, lock_token=lock_token
+            )
             request = WriteRequest(path, content, create=False, precondition=condition)
             try:
                 return self._write_many((request,), context)[0]
             except ConflictError:
-                if time.monotonic() > deadline:
+                now = self.sys_stat(path, context=context)
+                nobody_came = now is not None and (now["etag"], now["revision"]) == (etag, revision)
+                if nobody_came or time.monotonic() > deadline:
                     raise
             from random import uniform  # costs start-up time, and such a conflict is rare
 

@@ -29,6 +29,7 @@ import struct
 
 import xxhash
 
+from nexus.contracts.errors import CorruptionError
 from nexus.lib.boot_id import NO_BOOT, boot_number
 from nexus.lib.disk import Disk
 
@@ -37,6 +38,11 @@ _SLOT = struct.Struct("<QQQ")
 _PAYLOAD = struct.Struct("<QQ")
 _RECENT_OFFSETS = (0, 512)
 _SYNCED_OFFSETS = (1024, 1536)
+
+
+def lost_commits(count: int) -> str:
+    """Return the reason of an error for commits that a store no longer has."""
+    return f"the last {count} commits are missing: the end of the log is damaged or gone"
 
 
 class HeadFile:
@@ -66,6 +72,17 @@ class HeadFile:
             revision for revision, boot in recent if boot == self._boot and boot != NO_BOOT
         ]
         return max(synced + same_boot)
+
+    def missing(self, revision: int, store: str, *, accept_loss: bool) -> int:
+        """Return how many commits a store that was opened at a revision has lost.
+
+        Errors: CorruptionError where it has lost some, unless that is accepted.
+        """
+        count = max(0, self.newest() - revision)
+        if count and not accept_loss:
+            hint = "`nexus fsck --repair` accepts the loss"
+            raise CorruptionError("open", store, lost_commits(count), hint=hint)
+        return count
 
     def record(self, revision: int) -> None:
         """Remember a revision that is committed."""

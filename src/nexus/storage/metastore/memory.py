@@ -94,13 +94,20 @@ class MemoryMetastore(MetastoreABC):
                 if version != condition.version:
                     raise conflict_error(condition, version)
             self._revision = revision = self._revision + 1
-            entries = self._entries
+            entries, added, removed = self._entries, self._added, self._removed
             for key in batch.deletes:
-                if entries.pop(key, None) is not None:
-                    _move(key, self._added, self._removed)
+                if entries.pop(key, None) is None:
+                    continue
+                if key in added:
+                    added.remove(key)  # came and went without a scan in between
+                else:
+                    removed.add(key)
             for key, value in batch.puts:
                 if key not in entries:
-                    _move(key, self._removed, self._added)
+                    if key in removed:
+                        removed.remove(key)
+                    else:
+                        added.add(key)
                 entries[key] = (value, revision)
             return revision
 
@@ -137,11 +144,3 @@ class MemoryMetastore(MetastoreABC):
 
 def _closed(operation: str) -> ClosedError:
     return ClosedError(operation, None, "the metastore is closed")
-
-
-def _move(key: bytes, undone: set[bytes], done: set[bytes]) -> None:
-    """Note that a key was added, or removed; where the opposite was noted, both are void."""
-    if key in undone:
-        undone.remove(key)
-    else:
-        done.add(key)

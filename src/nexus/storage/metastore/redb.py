@@ -1,13 +1,14 @@
 """RedbMetastore: an ordered store in one redb file, through the Rust crate.
 
 Layer: storage. The store itself is ``rust/nexus_kernel/src/store.rs``: a commit is a change of
-redb in memory and one record in a log, and durable commits share the syncs of that log. Here are
-its birth, the witness of its newest revision, the reserve for a full disk, and its errors. It
-holds no notion of files, and no seal: its user seals every value.
+a map in memory and one record in a log, a thread beside writes full maps into redb, and durable
+commits share the syncs of the log. Here are its birth, the witness of its newest revision, the
+reserve for a full disk, and its errors. It holds no notion of files, and no seal: its user seals
+every value.
 
-Beside the file: ``.log`` has the commits since the last checkpoint; ``.head`` is the witness
-against a lost end of the log; ``.reserve`` is space for deleting on a full disk; ``.new`` a
-creation cut short.
+Beside the file: ``.log`` and ``.log2`` have, in turn, the commits since the last checkpoint;
+``.head`` is the witness against a lost end of a log; ``.reserve`` is space for deleting on a full
+disk; ``.new`` a creation cut short.
 
 Invariants (those of :class:`nexus.contracts.metastore.MetastoreABC`, and):
 
@@ -24,6 +25,7 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from typing import Any
 
 from nexus.contracts.errors import (
     BusyError,
@@ -43,15 +45,18 @@ from nexus.contracts.metastore import (
     StoredEntry,
 )
 from nexus.lib import native
-from nexus.lib.disk import Disk, storage_error
+from nexus.lib.disk import Disk, put_in_place, storage_error
 from nexus.storage.metastore.head_file import HeadFile
 from nexus.storage.metastore.ordered import conflict_error, scan_range
 from nexus.storage.metastore.space_reserve import SpaceReserve
 
 _MAGIC = b"redb\x1a\x0a\xa9\x0d\x0a"
 _CHECKED_AT_ONCE = 1000
-_FULL_HINT = "delete something, or run `nexus gc`"
-_DAMAGE_HINT = "restore the file from a backup"
+_LOG_SUFFIXES = (".log", ".log2")
+_LOGS_IN_RESERVE = 4
+"""On a nearly full disk the reserve holds two logs, and as much to write them back."""
+_FSCK_HINT = "`nexus fsck --repair` builds the file anew from every entry it can reach"
+_BACKUP_HINT = "restore the file from a backup"
 
 
 class RedbMetastore(MetastoreABC):
@@ -73,8 +78,10 @@ class RedbMetastore(MetastoreABC):
     ) -> None:
         """Open the store, making it first when it is absent and ``create`` is set.
 
-        ``accept_loss`` opens a store whose last commits are missing. ``log_limit_bytes`` is how
-        long the log grows before a commit waits for a checkpoint.
+        ``accept_loss`` opens a store whose last commits are missing, and builds one anew whose
+        tree is damaged. ``log_limit_bytes`` is how
+        long a log grows before a checkpoint begins; a commit waits when the other one is that
+        long before the checkpoint has ended.
 
         Errors: ConfigError without the Rust kernel; PathNotFoundError; CorruptionError for damage,
         for another program's file and for missing commits; BusyError while another process has it
@@ -90,9 +97,11 @@ class RedbMetastore(MetastoreABC):
         if create and not os.path.lexists(self._path):
             self._create()
         self._check_header()
+        if accept_loss:
+            self._rebuild_if_damaged()
         with ExitStack() as undo:
-            self._open(log_limit_bytes, cache_bytes, undo)
-            self._open_beside(reserve_bytes, undo)
+            self._open(log_limit_bytes, reserve_bytes, cache_bytes, undo)
+            self._open_beside(undo)
             self._check_witness(accept_loss=accept_loss)
             undo.pop_all()
 
@@ -152,11 +161,16 @@ class RedbMetastore(MetastoreABC):
         InvalidArgumentError for keys or values that are not bytes, ClosedError.
         """
         if not (self._reserve.held or reclaim or self._closed):
-            self._restore_reserve()
+            with self._turn:
+                self._reserve.restore_for(self._path)
         try:
             revision = self._commit(batch, conditions, durable)
         except NoSpaceError:
-            if not (reclaim and self._release_reserve()):
+            if not reclaim:
+                raise
+            with self._turn:
+                released = self._reserve.release_for(self._path)
+            if not released:
                 raise
             revision = self._commit(batch, conditions, durable)
         with self._turn:
@@ -220,51 +234,31 @@ class RedbMetastore(MetastoreABC):
             self._recorded_synced = revision
             self._head.record_synced(revision)
 
-    # Space
-
-    def _restore_reserve(self) -> None:
-        """Refuse what may not take space while the reserve is used up."""
-        try:
-            with self._turn:
-                if self._reserve.restore():
-                    return
-        except OSError as error:
-            raise storage_error("commit", self._path, error) from error
-        raise NoSpaceError("commit", self._path, "the disk is full", hint=_FULL_HINT)
-
-    def _release_reserve(self) -> bool:
-        try:
-            with self._turn:
-                return self._reserve.release()
-        except OSError as error:
-            raise storage_error("commit", self._path, error) from error
-
     # Files
 
     def _create(self) -> None:
         """Make an empty store at the path, whole or not at all."""
         disk, temporary = self._disk, self._path + ".new"
         try:
-            if os.path.exists(self._path + ".log") and os.path.getsize(self._path + ".log"):
-                reason = "the store is gone but its log (.log) is there"
-                hint = "restore the file, or remove the log"
-                raise CorruptionError("create", self._path, reason, hint=hint)
+            self._refuse_orphaned_logs()
             with suppress(FileNotFoundError):
                 disk.unlink(temporary)
             self._kernel.create_store(temporary, int.from_bytes(os.urandom(8), "big"))
-            fd = disk.open(temporary, os.O_RDWR)
-            try:
-                disk.fsync(fd)
-            finally:
-                disk.close(fd)
-            disk.rename(temporary, self._path)
-            disk.fsync_directory(os.path.dirname(self._path))
+            put_in_place(temporary, self._path, disk)
         except NexusError:
             raise  # an OSError too, and already says what is wrong
         except self._kernel.StoreError as error:
             raise self._error("create", error) from error
         except OSError as error:
             raise storage_error("create", self._path, error) from error
+
+    def _refuse_orphaned_logs(self) -> None:
+        for suffix in _LOG_SUFFIXES:
+            log = self._path + suffix
+            if os.path.exists(log) and os.path.getsize(log):
+                reason = f"the store is gone but its log ({suffix}) is there"
+                hint = "restore the file, or remove the log"
+                raise CorruptionError("create", self._path, reason, hint=hint)
 
     def _check_header(self) -> None:
         try:
@@ -276,22 +270,53 @@ class RedbMetastore(MetastoreABC):
             raise storage_error("open", self._path, error) from error
         if magic != _MAGIC:
             reason = "this is not a redb database"
-            raise CorruptionError("open", self._path, reason, hint=_DAMAGE_HINT)
+            raise CorruptionError("open", self._path, reason, hint=_BACKUP_HINT)
 
-    def _open(self, log_limit_bytes: int, cache_bytes: int, undo: ExitStack) -> None:
+    def _rebuild_if_damaged(self) -> None:
+        # Imported here: only a checker needs it, and it costs start-up time.
+        from nexus.storage.metastore.redb_salvage import rebuild_if_damaged
+
         try:
-            self._store = self._kernel.OrderedStore(
-                self._path, log_limit_bytes=log_limit_bytes, cache_bytes=cache_bytes
-            )
+            rebuild_if_damaged(self._path, disk=self._disk, kernel=self._kernel)
         except self._kernel.StoreError as error:
-            raise self._error("open", error) from error
-        undo.callback(self._store.close)
+            raise self._error("rebuild", error, hint=_BACKUP_HINT) from error
+        except OSError as error:
+            raise storage_error("rebuild", self._path, error) from error
 
-    def _open_beside(self, reserve_bytes: int, undo: ExitStack) -> None:
+    def _open(
+        self, log_limit_bytes: int, reserve_bytes: int, cache_bytes: int, undo: ExitStack
+    ) -> None:
         try:
             self._reserve = SpaceReserve(
                 self._path + ".reserve", size_bytes=reserve_bytes, disk=self._disk
             )
+        except OSError as error:
+            raise storage_error("open", self._path, error) from error
+        scarce = reserve_bytes // _LOGS_IN_RESERVE or log_limit_bytes
+
+        def opened() -> Any:
+            return self._kernel.OrderedStore(
+                self._path,
+                log_limit_bytes=log_limit_bytes,
+                scarce_log_limit_bytes=min(scarce, log_limit_bytes),
+                cache_bytes=cache_bytes,
+            )
+
+        try:
+            self._store = opened()
+        except self._kernel.StoreError as error:
+            answer = self._error("open", error)
+            # Opening writes the logs back; on a full disk the reserve gives the room.
+            if not (isinstance(answer, NoSpaceError) and self._reserve.release_for(self._path)):
+                raise answer from error
+            try:
+                self._store = opened()
+            except self._kernel.StoreError as again:
+                raise self._error("open", again) from again
+        undo.callback(self._store.close)
+
+    def _open_beside(self, undo: ExitStack) -> None:
+        try:
             self._reserve.restore()
             self._head = HeadFile(
                 self._path + ".head", identity=self._store.identity, disk=self._disk
@@ -302,32 +327,29 @@ class RedbMetastore(MetastoreABC):
             raise storage_error("open", self._path, error) from error
 
     def _check_witness(self, *, accept_loss: bool) -> None:
-        stored, newest = self.revision(), self._head.newest()
-        if newest > stored and not accept_loss:
-            count = newest - stored
-            reason = f"the last {count} commits are missing: the end of the log is damaged or gone"
-            hint = "`nexus fsck --repair` accepts the loss"
-            raise CorruptionError("open", self._path, reason, hint=hint)
-        if newest > stored:
+        revision = self.revision()
+        missing = self._head.missing(revision, self._path, accept_loss=accept_loss)
+        if missing:
             # Revisions of lost commits were given out and must not come back.
+            revision += missing
             try:
-                self._store.skip_to(newest)
+                self._store.skip_to(revision)
             except self._kernel.StoreError as error:
                 raise self._error("open", error) from error
-            self._head.restart(newest)
+            self._head.restart(revision)
         # Opening ends with a checkpoint, so that all of it is synced.
-        self._recorded = self._recorded_synced = max(stored, newest)
+        self._recorded = self._recorded_synced = revision
         self._head.record(self._recorded)
         self._head.record_synced(self._recorded)
 
-    def _error(self, operation: str, error: Exception) -> NexusError:
+    def _error(self, operation: str, error: Exception, *, hint: str = _FSCK_HINT) -> NexusError:
         kind, reason, errno = error.args
         if kind == "closed" and self._closed:
             return ClosedError(operation, self._path, reason)
         if kind == "busy":
             return BusyError(operation, self._path, reason, hint="another process has it open")
         if kind == "damaged":
-            return CorruptionError(operation, self._path, reason, hint=_DAMAGE_HINT)
+            return CorruptionError(operation, self._path, reason, hint=hint)
         if kind == "io":
             return storage_error(operation, self._path, OSError(errno, reason))
         return StorageFailedError(

@@ -17,7 +17,8 @@ import errno
 import os
 import sys
 
-from nexus.lib.disk import Disk
+from nexus.contracts.errors import NoSpaceError
+from nexus.lib.disk import FULL_HINT, Disk, storage_error
 
 _HEADROOM_BYTES = 256 << 10
 """Free space to leave beyond the reserve: taking the last block would fail the next commit."""
@@ -54,6 +55,25 @@ class SpaceReserve:
         finally:
             self._disk.close(fd)
         return self.held
+
+    def restore_for(self, store: str) -> None:
+        """Restore the reserve before a commit that may not use it up.
+
+        Errors: NoSpaceError while there is no room; those of storage_error.
+        """
+        try:
+            if self.restore():
+                return
+        except OSError as error:
+            raise storage_error("commit", store, error) from error
+        raise NoSpaceError("commit", store, "the disk is full", hint=FULL_HINT)
+
+    def release_for(self, store: str) -> bool:
+        """Release the reserve for a commit that frees space. Errors: those of storage_error."""
+        try:
+            return self.release()
+        except OSError as error:
+            raise storage_error("commit", store, error) from error
 
     def release(self) -> bool:
         """Give the space back to the disk; return whether there was any. Errors: OSError."""

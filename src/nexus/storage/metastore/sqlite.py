@@ -67,13 +67,12 @@ from nexus.contracts.metastore import (
     StoredEntry,
 )
 from nexus.lib.disk import Disk, storage_error
-from nexus.storage.metastore.head_file import HeadFile
+from nexus.storage.metastore.head_file import HeadFile, lost_commits
 from nexus.storage.metastore.ordered import conflict_error, scan_range
 from nexus.storage.metastore.space_reserve import SpaceReserve
 from nexus.storage.metastore.sqlite_checkpoint import Checkpointer
 from nexus.storage.metastore.sqlite_file import (
     FSCK_HINT,
-    FULL_HINT,
     check_header,
     check_schema,
     connect,
@@ -335,7 +334,7 @@ class SqliteMetastore(MetastoreABC):
     ) -> int:
         self._become_ready_locked("commit")
         if not (self._reserve.held or reclaim):
-            self._restore_reserve_locked()
+            self._reserve.restore_for(self._path)
         try:
             self._transact_locked(batch, conditions)
         except NoSpaceError:
@@ -352,15 +351,6 @@ class SqliteMetastore(MetastoreABC):
             self._commits_until_check = _COMMITS_PER_LOG_CHECK
             self._bound_log_locked()
         return revision
-
-    def _restore_reserve_locked(self) -> None:
-        """Refuse what may not take space while the reserve is used up."""
-        try:
-            if self._reserve.restore():
-                return
-        except OSError as error:
-            raise storage_error("commit", self._path, error) from error
-        raise NoSpaceError("commit", self._path, "the disk is full", hint=FULL_HINT)
 
     def _transact_locked(self, batch: Batch, conditions: Sequence[Condition]) -> None:
         """Commit as the next revision, or raise with nothing applied."""
@@ -475,7 +465,7 @@ class SqliteMetastore(MetastoreABC):
                 self._open_connection()
             stored = self._read_revision_locked()
             if stored < self._revision:
-                lost = _lost(self._revision - stored)
+                lost = lost_commits(self._revision - stored)
                 raise CorruptionError(operation, self._path, lost, hint=FSCK_HINT)
             self._prove_writable_locked(stored)
         except NexusError:
@@ -517,16 +507,10 @@ class SqliteMetastore(MetastoreABC):
         try:
             self._transact_locked(batch, conditions)
         except NoSpaceError:
-            if not (reclaim and self._release_reserve()):
+            if not (reclaim and self._reserve.release_for(self._path)):
                 raise
             self._restart_log_locked()
             self._transact_locked(batch, conditions)
-
-    def _release_reserve(self) -> bool:
-        try:
-            return self._reserve.release()
-        except OSError as error:
-            raise storage_error("commit", self._path, error) from error
 
     def _bound_log_locked(self) -> None:
         """Write the log back into the file when it has passed its limit.
@@ -626,11 +610,8 @@ class SqliteMetastore(MetastoreABC):
         self._executemany = self._cursor.executemany
 
     def _check_witness(self, *, accept_loss: bool) -> None:
-        missing = self._head.newest() - self._revision
-        if missing > 0 and not accept_loss:
-            hint = "`nexus fsck --repair` accepts the loss"
-            raise CorruptionError("open", self._path, _lost(missing), hint=hint)
-        if missing > 0:
+        missing = self._head.missing(self._revision, self._path, accept_loss=accept_loss)
+        if missing:
             # Revisions of lost commits were given out and must not come back.
             self._revision += missing
             try:
@@ -666,7 +647,3 @@ def _no_text(_data: bytes) -> None:
 
 def _ascends(keys: list[bytes]) -> bool:
     return all(map(lt, keys, islice(keys, 1, None)))
-
-
-def _lost(count: int) -> str:
-    return f"the last {count} commits are missing: the end of the log is damaged or gone"

@@ -30,13 +30,12 @@ from nexus.contracts.errors import (
     ReadOnlyError,
     StorageError,
 )
-from nexus.lib.disk import Disk, storage_error
+from nexus.lib.disk import FULL_HINT, Disk, put_in_place, storage_error
 
 APPLICATION_ID = 0x4E58_4D53  # "NXMS"
 PAGE_BYTES = 4096
 
 FSCK_HINT = "run `nexus fsck --repair`: it builds the file anew from every record it can read"
-FULL_HINT = "delete something, or run `nexus gc`"
 
 _TABLES = {
     "kv": "CREATE TABLE kv(k BLOB PRIMARY KEY, ver INTEGER NOT NULL, v BLOB NOT NULL)"
@@ -66,13 +65,7 @@ def create_store(path: str, *, identity: int, disk: Disk) -> None:
                 unlink_if_there(path + suffix, disk)
         disk.close(disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         _fill(temporary, identity)
-        fd = disk.open(temporary, os.O_RDWR)
-        try:
-            disk.fsync(fd)
-        finally:
-            disk.close(fd)
-        disk.rename(temporary, path)
-        disk.fsync_directory(os.path.dirname(path))
+        put_in_place(temporary, path, disk)
     except OSError as error:
         raise storage_error("create", path, error) from error
     except sqlite3.DatabaseError as error:

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from nexus.contracts.errors import CorruptionError, NexusError
-from nexus.lib.disk import Disk, storage_error
+from nexus.lib.disk import Disk, put_in_place, storage_error
 from nexus.storage.metastore.sqlite_file import (
     PAGE_BYTES,
     check_header,
@@ -261,14 +261,8 @@ def _replace(
         connection.execute("UPDATE meta SET v = ? WHERE k = 'revision'", (revision,))
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    fd = disk.open(rebuilt, os.O_RDWR)
-    try:
-        disk.fsync(fd)
-    finally:
-        disk.close(fd)
     for suffix in ("-wal", "-shm"):
         unlink_if_there(path + suffix, disk)
     unlink_if_there(path + ".damaged", disk)
     os.link(path, path + ".damaged")
-    disk.rename(rebuilt, path)
-    disk.fsync_directory(os.path.dirname(path))
+    put_in_place(rebuilt, path, disk)

@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from itertools import chain
 
-from xxhash import xxh3_64_intdigest
-
 from nexus.contracts.errors import (
     ContentNotFoundError,
     CorruptionError,
@@ -37,6 +35,7 @@ from nexus.contracts.object_store import (
     StoredObject,
 )
 from nexus.contracts.stream_backend import StreamStore
+from nexus.lib.block_seals import BLOCK_BYTES, block_seals
 from nexus.lib.chunking import DEFAULT_CHUNKING, ChunkingParameters, chunk_buffer, chunk_stream
 from nexus.lib.content_id import (
     EMPTY_CONTENT_ID,
@@ -62,8 +61,8 @@ UNCACHED_BYTES = 64 << 10
 _CHUNKS_AHEAD = 3
 """How many chunks wait to be stored at most; bounds the memory of a large write."""
 
-_Stored = tuple[str, int, int]
-"""A chunk that was stored: its object id, its size, its seal."""
+_Stored = tuple[str, int, bytes]
+"""A chunk that was stored: its object id, its size, the seals of its blocks."""
 
 _ZEROS = bytes(64 << 10)
 _DAMAGE_HINT = (
@@ -147,36 +146,29 @@ class CasStore(ContentStoreABC):
         from concurrent.futures import Future, ThreadPoolExecutor
 
         # Cutting takes about as long as hashing and storing, and all of it runs without the
-        # interpreter's lock: beside each other they take half the time. A third thread takes more
-        # for that lock than it gives.
+        # interpreter's lock. A third thread takes more for that lock than it gives.
         with self._guard.flight() as flight, ThreadPoolExecutor(1) as beside:
             builder = ManifestBuilder()
-            waiting: deque[tuple[Future[_Stored], bytearray]] = deque()
-            free: list[bytearray] = []
+            waiting: deque[Future[_Stored]] = deque()
             for chunk in chunks:
-                # Copied, as the chunk's memory is used again for the next one; into memory that is
-                # used again too, since fresh pages cost more than the copy.
-                buffer = free.pop() if free else bytearray(self._chunking.max_bytes)
-                copied = memoryview(buffer)[: len(chunk)]
-                copied[:] = chunk
-                waiting.append((beside.submit(self._store_chunk, flight, copied), buffer))
+                waiting.append(beside.submit(self._store_chunk, flight, chunk))
                 if len(waiting) > _CHUNKS_AHEAD:
-                    stored, buffer = waiting.popleft()
+                    stored = waiting.popleft()
                     try:
                         builder.add(*stored.result())
                     finally:
                         del stored  # or an error would keep itself alive by its own traceback
-                    free.append(buffer)
             while waiting:
-                builder.add(*waiting.popleft()[0].result())
+                builder.add(*waiting.popleft().result())
             return self._write_manifest(flight, builder)
 
     def _store_chunk(self, flight: Flight, chunk: Buffer) -> _Stored:
         object_id = object_id_of(chunk)
+        seals = block_seals(chunk)
         # What this write has stored itself (a run of zeros, say) needs no second look.
         if self._guard.hold(flight, object_id):
-            self._put(object_id, chunk)
-        return object_id, len(chunk), xxh3_64_intdigest(chunk)
+            self._objects.put(object_id, chunk, seals)
+        return object_id, len(chunk), seals
 
     def _write_manifest(self, flight: Flight, builder: ManifestBuilder) -> Content:
         manifest = builder.finish()
@@ -297,11 +289,21 @@ class CasStore(ContentStoreABC):
             return data[offset:] if count is None else data[offset : offset + count]
         manifest = self._manifest("read_content", etag, object_id)
         end = manifest.size if count is None else min(manifest.size, offset + count)
-        pieces = self._pieces("read_content", etag, manifest, offset, end, keep=True)
-        if end - offset <= PIECE_BYTES:
-            return b"".join(pieces)
-        whole = BytesIO()  # joining would hold all pieces and the result at once
-        whole.writelines(pieces)
+        if end - offset >= BLOCK_BYTES:
+            return self._read_blocks(etag, manifest, offset, end)
+        return b"".join(self._pieces("read_content", etag, manifest, offset, end, keep=True))
+
+    def _read_blocks(self, etag: str, manifest: Manifest, start: int, end: int) -> bytes:
+        """Return many bytes, read to where they are handed out, and no more than their blocks."""
+        whole = BytesIO(bytes(end - start))  # gives its bytes away without a copy
+        view = whole.getbuffer()
+        for chunk in manifest.covering(start, end):
+            skipped = max(0, start - chunk.start)
+            at = chunk.start + skipped - start
+            part = view[at : at + chunk.size - skipped]
+            if not self._objects.read_into(part, chunk.object_id, skipped, chunk.seals):
+                found = self._kept_chunk("read_content", etag, chunk, len(part))
+                part[:] = memoryview(found)[skipped : skipped + len(part)]
         return whole.getvalue()
 
     def extent(self, etag: str) -> Extent | None:
@@ -359,20 +361,25 @@ class CasStore(ContentStoreABC):
         probably wants the rest.
         """
         for chunk in manifest.covering(start, end):
-            data = self._chunks.get(chunk.object_id)
-            partial = start > chunk.start or end < chunk.start + chunk.size
-            if data is None:
-                data = self._chunk(operation, etag, chunk)
-                if keep and partial and len(data) > UNCACHED_BYTES:
-                    self._chunks.put(chunk.object_id, data, len(data))
-            if partial:
+            wanted = min(end, chunk.start + chunk.size) - max(start, chunk.start)
+            data = self._kept_chunk(operation, etag, chunk, wanted if keep else chunk.size)
+            if wanted < chunk.size:
                 yield memoryview(data)[max(0, start - chunk.start) : end - chunk.start]
             else:
                 yield data
 
+    def _kept_chunk(self, operation: str, etag: str, chunk: ChunkRef, wanted: int) -> bytes:
+        """Return a chunk; kept if less is wanted, since the next call may want the rest."""
+        data = self._chunks.get(chunk.object_id)
+        if data is None:
+            data = self._chunk(operation, etag, chunk)
+            if wanted < chunk.size and len(data) > UNCACHED_BYTES:
+                self._chunks.put(chunk.object_id, data, len(data))
+        return data
+
     def _chunk(self, operation: str, etag: str, chunk: ChunkRef) -> bytes:
-        """Return a chunk, checked by its seal, which the hash of the manifest vouches for."""
-        data = self._object(operation, etag, chunk.object_id, chunk.size, chunk.seal)
+        """Return a chunk, checked by its seals, which the hash of the manifest vouches for."""
+        data = self._object(operation, etag, chunk.object_id, chunk.size, chunk.seals)
         if len(data) != chunk.size:
             reason = "its size is not what the manifest says"
             raise _damaged(operation, etag, chunk.object_id, reason)
@@ -409,11 +416,11 @@ class CasStore(ContentStoreABC):
         etag: str,
         object_id: str,
         size: int | None,
-        seal: int | None = None,
+        seals: bytes | None = None,
     ) -> bytes:
         """Return a whole object, verified. ``size`` only saves the database a look."""
         try:
-            return self._get(object_id, size=size, seal=seal)
+            return self._get(object_id, size=size, seals=seals)
         except ContentNotFoundError as error:
             raise _missing(operation, etag, object_id) from error
         except CorruptionError as error:

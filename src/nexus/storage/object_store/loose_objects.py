@@ -11,14 +11,14 @@ Locks: none but the transport's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from blake3 import blake3
-from xxhash import xxh3_64_intdigest
 
 from nexus.contracts.errors import ContentNotFoundError, CorruptionError, StorageError
 from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import KeyInfo, Leftovers, StoredObject, TransportABC
+from nexus.lib.block_seals import block_seals
 from nexus.lib.content_id import is_object_id
 from nexus.storage.object_store.object_database import ObjectDatabase
 
@@ -35,7 +35,9 @@ class LooseObjects(ObjectDatabase):
         self._transport = transport
         self._fetch = transport.fetch
 
-    def put_many(self, objects: Sequence[tuple[str, Buffer]]) -> None:
+    def put_many(
+        self, objects: Sequence[tuple[str, Buffer]], seals: Mapping[str, bytes] | None = None
+    ) -> None:
         for object_id, data in objects:
             key = object_id[:2] + "/" + object_id[2:]
             # For an absent key, asking is cheaper than an error of fetch.
@@ -50,16 +52,16 @@ class LooseObjects(ObjectDatabase):
             return False
         return stored == data
 
-    def get(self, object_id: str, *, size: int | None = None, seal: int | None = None) -> bytes:
+    def get(self, object_id: str, *, size: int | None = None, seals: bytes | None = None) -> bytes:
         key = object_id[:2] + "/" + object_id[2:]
         try:
             data = self._fetch(key, 0, size)
-            if _matches(data, object_id, seal):
+            if _matches(data, object_id, seals):
                 return data
             if size is not None:
                 # The size may be wrong rather than the object.
                 data = self._fetch(key)
-                if _matches(data, object_id, seal):
+                if _matches(data, object_id, seals):
                     return data
         except ContentNotFoundError as error:
             raise not_stored(object_id) from error
@@ -166,7 +168,7 @@ def _key(object_id: str) -> str:
     return object_id[:2] + "/" + object_id[2:]
 
 
-def _matches(data: bytes, object_id: str, seal: int | None) -> bool:
-    if seal is not None:
-        return xxh3_64_intdigest(data) == seal
+def _matches(data: bytes, object_id: str, seals: bytes | None) -> bool:
+    if seals is not None:
+        return block_seals(data) == seals
     return blake3(data).hexdigest() == object_id

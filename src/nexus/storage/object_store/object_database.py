@@ -17,7 +17,7 @@ Promises of every layout:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import Extent, Leftovers, StoredObject
@@ -34,27 +34,38 @@ class ObjectDatabase(ABC):
     """See :class:`~nexus.contracts.object_store.TransportABC`."""
 
     @abstractmethod
-    def put_many(self, objects: Sequence[tuple[str, Buffer]]) -> None:
+    def put_many(
+        self, objects: Sequence[tuple[str, Buffer]], seals: Mapping[str, bytes] | None = None
+    ) -> None:
         """Store each object unless it is there, intact.
 
+        ``seals`` has the block seals of those objects of which the caller knows them.
         Errors: NoSpaceError, StorageError; some may be stored then.
         """
 
-    def put(self, object_id: str, data: Buffer) -> None:
+    def put(self, object_id: str, data: Buffer, seals: bytes | None = None) -> None:
         """Store one object; see :meth:`put_many`."""
-        self.put_many(((object_id, data),))
+        self.put_many(((object_id, data),), None if seals is None else {object_id: seals})
 
     @abstractmethod
-    def get(self, object_id: str, *, size: int | None = None, seal: int | None = None) -> bytes:
+    def get(self, object_id: str, *, size: int | None = None, seals: bytes | None = None) -> bytes:
         """Return the object's verified bytes.
 
-        ``size``, where it is known, may save a system call. ``seal``, the XXH3-64 of the bytes, may
-        be checked instead of the hash. Errors: ContentNotFoundError; CorruptionError.
+        ``size``, where it is known, may save a system call. ``seals``, those of the blocks, may be
+        checked instead of the hash. Errors: ContentNotFoundError; CorruptionError.
         """
 
     def extent(self, object_id: str) -> Extent | None:
         """Return where an object lies if that is known without asking a disk, else None."""
         return None
+
+    def read_into(self, buffer: memoryview, object_id: str, start: int, seals: bytes) -> bool:
+        """Fill a buffer with the object's bytes from ``start`` on, checked by the block seals.
+
+        Return False, whatever the buffer holds then, where that cannot be had at once: the bytes
+        are out of reach, or not what the seals say. :meth:`get` finds them, or says why not.
+        """
+        return False
 
     @abstractmethod
     def contains(self, object_id: str) -> bool:

@@ -8,7 +8,8 @@ Ousterhout, 1991). Format, all numbers little-endian::
     record    magic "NXOB", size u32, stored-at u64 (unix ns), id (32 bytes), check u64, seal u64;
               the object's bytes; zeros to a multiple of 8
     check     XXH3-64 of the 48 bytes before it
-    seal      XXH3-64 of the object's bytes, with the check as the seed
+    seal      XXH3-64, with the check as the seed, of the object's bytes; where they are more than
+              one block, of the seals of their blocks (:mod:`nexus.lib.block_seals`)
 
 The seal costs a fraction of the hash and binds the bytes to the record they were written in.
 Records start at multiples of 8. Past the last one there may be zeros, written ahead.
@@ -31,6 +32,13 @@ from xxhash import xxh3_64_intdigest
 
 from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import Extent
+from nexus.lib.block_seals import (
+    BLOCK_BYTES,
+    SEAL_BYTES,
+    block_seals,
+    blocks_around,
+    seals_between,
+)
 from nexus.lib.disk import Disk
 from nexus.lib.native import chosen
 from nexus.storage.object_store.entry import Entry
@@ -43,13 +51,13 @@ FIRST_OFFSET = 64
 
 RECORD_HEADER_BYTES = 64
 _MAGIC = b"NXSG"
-_VERSION = 1
+_VERSION = 2
 _RECORD_MAGIC = b"NXOB"
 _SEGMENT_HEADER = struct.Struct("<4sII52x")
 _FIELDS = struct.Struct("<4sIQ32s")
 _SEALS = struct.Struct("<QQ")  # check, seal
 _ID = slice(16, 48)
-_ONE_READ_BYTES = 64 << 10
+_ONE_READ_BYTES = BLOCK_BYTES
 """Up to here a record is read in one call and cut; above, copying costs more than a call."""
 
 
@@ -99,7 +107,22 @@ class SegmentFile:
         if len(data) != size or record[_ID] != entry.object_id:
             return None
         check, seal = _SEALS.unpack_from(record, _FIELDS.size)
-        return data if xxh3_64_intdigest(data, check) == seal else None
+        return data if _seal(data, check) == seal else None
+
+    def read_into(self, buffer: memoryview, entry: Entry, start: int, seals: bytes) -> bool:
+        """Fill a buffer with the object's bytes from ``start`` on; False unless they are sealed."""
+        stop = start + len(buffer)
+        if stop > entry.size:
+            return False
+        first, last = blocks_around(start, stop, entry.size)
+        before, after = bytearray(start - first), bytearray(last - stop)
+        parts = [part for part in (before, buffer, after) if part]
+        offset = entry.offset * UNIT + RECORD_HEADER_BYTES + first
+        if self._disk.pread_parts(self.fd, parts, offset) != last - first:
+            return False
+        at = first // BLOCK_BYTES * SEAL_BYTES
+        found = seals_between(before, buffer, after)
+        return seals[at : at + len(found)] == found
 
     def extent(self, entry: Entry) -> Extent | None:
         """Return where a small object lies; None for one that is read in parts."""
@@ -118,7 +141,7 @@ class SegmentFile:
         header = self._disk.pread(self.fd, RECORD_HEADER_BYTES, start)
         stored = self._disk.pread(self.fd, entry.size, start + RECORD_HEADER_BYTES)
         check, seal = _SEALS.unpack_from(header.ljust(RECORD_HEADER_BYTES), _FIELDS.size)
-        return stored == data and _is_whole(header) and xxh3_64_intdigest(stored, check) == seal
+        return stored == data and _is_whole(header) and _seal(stored, check) == seal
 
     def read_unsealed(self, entry: Entry) -> bytes:
         """Return the bytes where the object should be, whatever they are."""
@@ -158,11 +181,25 @@ def record_bytes(size: int) -> int:
     return (RECORD_HEADER_BYTES + size + UNIT - 1) & -UNIT
 
 
-def record_header(object_id: bytes, data: Buffer, stored_at_ns: int) -> bytes:
-    """Return the bytes that stand before the object's own."""
+def record_header(
+    object_id: bytes, data: Buffer, stored_at_ns: int, seals: bytes | None = None
+) -> bytes:
+    """Return the bytes that stand before the object's own, whose block seals may be known."""
     fields = _FIELDS.pack(_RECORD_MAGIC, len(data), stored_at_ns, object_id)
     check = xxh3_64_intdigest(fields)
-    return fields + _SEALS.pack(check, xxh3_64_intdigest(data, check))
+    return fields + _SEALS.pack(check, _seal(data, check, seals))
+
+
+def _seal(data: Buffer, check: int, seals: bytes | None = None) -> int:
+    if len(data) <= BLOCK_BYTES:
+        return xxh3_64_intdigest(data, check)
+    return xxh3_64_intdigest(block_seals(data) if seals is None else seals, check)
+
+
+def packed_record(object_id: bytes, data: bytes, stored_at_ns: int, /) -> bytes:
+    """Return the whole record of an object."""
+    header = record_header(object_id, data, stored_at_ns)
+    return b"".join((header, data, padding(len(data))))
 
 
 def padding(size: int) -> bytes:
@@ -205,7 +242,7 @@ def _parse(segment: bytes, position: int, end: int) -> Record | None:
     first = position + RECORD_HEADER_BYTES
     if first + size > end:
         return None
-    intact = xxh3_64_intdigest(segment[first : first + size], check) == seal
+    intact = _seal(segment[first : first + size], check) == seal
     return Record(object_id, position // UNIT, size, stored_at_ns, intact)
 
 

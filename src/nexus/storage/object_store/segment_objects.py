@@ -15,7 +15,7 @@ reader that finds its object by :meth:`ObjectIndex.peek` takes neither.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from blake3 import blake3
 
@@ -70,7 +70,7 @@ class SegmentObjects(ObjectDatabase):
 
     # -- reading ------------------------------------------------------------------------------
 
-    def get(self, object_id: str, *, size: int | None = None, seal: int | None = None) -> bytes:
+    def get(self, object_id: str, *, size: int | None = None, seals: bytes | None = None) -> bytes:
         """Return the object's bytes; the record's own seal is checked, whatever is handed in."""
         key = bytes.fromhex(object_id)
         entry = self._segments.index.peek(key)
@@ -84,7 +84,17 @@ class SegmentObjects(ObjectDatabase):
                 if data is not None:
                     return data
         found = self._find(object_id, key)
-        return self._loose.get(object_id, size=size, seal=seal) if found is None else found
+        return self._loose.get(object_id, size=size, seals=seals) if found is None else found
+
+    def read_into(self, buffer: memoryview, object_id: str, start: int, seals: bytes) -> bool:
+        entry = self._segments.index.peek(bytes.fromhex(object_id))
+        if entry is None or entry.aside:
+            return False
+        segment = self._segments.open_segments.get(entry.segment)
+        if segment is None:
+            return False
+        with translated("fetch", object_id):
+            return segment.read_into(buffer, entry, start, seals)
 
     def _find(self, object_id: str, key: bytes) -> bytes | None:
         """Return an object that is out of reach without the lock; None where it is not packed."""
@@ -146,10 +156,13 @@ class SegmentObjects(ObjectDatabase):
 
     # -- storing ------------------------------------------------------------------------------
 
-    def put_many(self, objects: Sequence[tuple[str, Buffer]]) -> None:
+    def put_many(
+        self, objects: Sequence[tuple[str, Buffer]], seals: Mapping[str, bytes] | None = None
+    ) -> None:
         """Store objects in one append, those that are too large for a segment aside."""
         loose: list[tuple[str, Buffer]] = []
         items: dict[bytes, Item] = {}
+        known = seals or {}
         with self._segments.lock:
             self._segments.check_open("store", self._segments.root)
             at_ns = self._clock_ns()
@@ -162,9 +175,9 @@ class SegmentObjects(ObjectDatabase):
                         if len(data) > self._largest_bytes or self._is_loose_locked(object_id):
                             loose.append((object_id, data))
                         else:
-                            items[key] = (key, data, at_ns)
+                            items[key] = (key, data, at_ns, known.get(object_id))
                     elif not self._segments.holds_locked(entry, data):
-                        items[key] = (key, data, at_ns)  # heals it
+                        items[key] = (key, data, at_ns, known.get(object_id))  # heals it
                     elif entry.aside:
                         self._segments.set_locked([entry._replace(aside=0, at_ns=at_ns)])
                 if items:
@@ -199,7 +212,7 @@ class SegmentObjects(ObjectDatabase):
                 segment = self._segments.segment_of_locked(object_id, entry)
                 data = self._unsealed(object_id, segment, entry)
                 if not segment.holds(entry, data):
-                    self._segments.append_locked([(entry.object_id, data, self._clock_ns())])
+                    self._segments.append_locked([(entry.object_id, data, self._clock_ns(), None)])
                     return True
                 if entry.aside:
                     self._segments.set_locked([entry._replace(aside=0, at_ns=self._clock_ns())])

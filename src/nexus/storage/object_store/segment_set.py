@@ -41,6 +41,7 @@ from nexus.contracts.errors import (
     StorageFailedError,
 )
 from nexus.contracts.metadata import Buffer
+from nexus.lib.block_seals import BLOCK_BYTES
 from nexus.lib.disk import Disk, storage_error
 from nexus.storage.object_store.entry import Entry, Place
 from nexus.storage.object_store.object_index import (
@@ -57,15 +58,13 @@ from nexus.storage.object_store.segment_file import (
     record_bytes,
     record_header,
 )
+from nexus.storage.primitives import packed_record
 
 SEGMENT_BYTES = 64 << 20
 """A segment takes no record past this. Few enough files, and little to copy at a time."""
 
 _ZEROS_AHEAD = bytes(1 << 20)
 """Syncing an append into written blocks costs half of one that makes the file grow."""
-
-_JOINED_BYTES = 64 << 10
-"""A record above this is written in parts: joining them would copy it once more."""
 
 _OPEN_SEGMENTS = 128
 _MOVED_AT_A_TIME = 64
@@ -75,8 +74,8 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Item = tuple[bytes, Buffer, int]
-"""An object on its way to a segment: its id, its bytes, when it was stored."""
+Item = tuple[bytes, Buffer, int, bytes | None]
+"""An object on its way to a segment: its id, its bytes, when it was stored, its block seals."""
 
 
 class SegmentSet:
@@ -169,6 +168,10 @@ class SegmentSet:
 
     def append_locked(self, items: Sequence[Item]) -> None:
         """Append records, and then their entries."""
+        total = sum(record_bytes(len(item[1])) for item in items)
+        if self._active is not None and self._end + total <= self.segment_bytes:
+            self._write_locked(self._active, items, total)
+            return
         start = 0
         while start < len(items):
             segment = self._active
@@ -190,18 +193,18 @@ class SegmentSet:
     def _write_locked(self, segment: SegmentFile, items: Sequence[Item], length: int) -> None:
         if self._zeros_ahead:
             self._write_zeros_locked(segment, self._end + length)
-        parts: list[Buffer] = []
         entries: list[Entry] = []
         end = self._end
-        for key, data, at_ns in items:
-            parts += (record_header(key, data, at_ns), data, padding(len(data)))
+        for key, data, at_ns, _ in items:
             entries.append(Entry(key, segment.number, end // UNIT, len(data), 0, at_ns))
             end += record_bytes(len(data))
         self._unsynced.setdefault(segment.number, self._end)
-        at = self._end
-        for part in parts if length > _JOINED_BYTES and len(items) == 1 else (b"".join(parts),):
-            self._disk.pwrite_all(segment.fd, part, at)
-            at += len(part)
+        parts = _parts(items)
+        if len(parts) > 1 and len(items) == 1:
+            self._disk.pwrite_parts(segment.fd, parts, self._end)
+        else:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            self._disk.pwrite_all(segment.fd, data, self._end)
         # Before the index: a record that an entry points to must not be written over.
         self._end = end
         self._indexed_locked(lambda index: index.add(entries))
@@ -240,7 +243,7 @@ class SegmentSet:
         data = self._bytes_at_locked(entry)
         if data is None:
             return
-        self.append_locked([(entry.object_id, data, entry.at_ns)])
+        self.append_locked([(entry.object_id, data, entry.at_ns, None)])
         if entry.aside:
             moved = self.entry_locked(entry.object_id)
             assert moved is not None
@@ -448,6 +451,17 @@ class SegmentSet:
                     self._disk.punch_hole(segment.fd, gap, start - gap)
                 gap = max(gap, end)
         return max(0, before - self.allocated(number))
+
+
+def _parts(items: Sequence[Item]) -> list[Buffer]:
+    """Return the records of objects in pieces; joining large ones would copy them once more."""
+    parts: list[Buffer] = []
+    for key, data, at_ns, seals in items:
+        if len(data) <= BLOCK_BYTES:
+            parts.append(packed_record(key, bytes(data), at_ns))
+        else:
+            parts += (record_header(key, data, at_ns, seals), data, padding(len(data)))
+    return parts
 
 
 @contextmanager

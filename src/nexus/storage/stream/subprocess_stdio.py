@@ -36,7 +36,7 @@ from nexus.contracts.errors import (
 from nexus.contracts.stream_backend import RECORD_BYTES, StreamBackend, StreamInfo, StreamStore
 from nexus.lib.disk import storage_error
 from nexus.storage.stream.charging import charge
-from nexus.storage.stream.memory import StreamBuffer
+from nexus.storage.stream.memory import MemoryStream
 
 GRACE_S: Final = 2.0
 """How long a child may take to end after its input was closed, and again after SIGTERM."""
@@ -47,7 +47,7 @@ class StdioStream(StreamBackend):
 
     def __init__(self, command: Sequence[str], capacity_bytes: int) -> None:
         """Start the child. Errors: StorageError where it cannot be started."""
-        self._lines = StreamBuffer(capacity_bytes)
+        self._lines = MemoryStream(capacity_bytes)
         self._capacity_bytes = capacity_bytes
         self._notify: Callable[[], None] = lambda: None
         self._ready = threading.Condition()

@@ -165,9 +165,10 @@ class LockTests(SuiteBase):
         lock = nx.lock(f"{base}/f")
         nx.write(f"{base}/f", b"one", lock_token=lock.token)
         nx.append(f"{base}/f", b" two", lock_token=lock.token)
+        nx.edit(f"{base}/f", [("one", "One")], lock_token=lock.token)
         condition = Precondition(lock_token=lock.token)
         nx.sys_write(f"{base}/f", b"T", offset=4, precondition=condition)
-        assert nx.read(f"{base}/f") == b"one Two"
+        assert nx.read(f"{base}/f") == b"One Two"
 
     @pytest.mark.parametrize("stale", ["unlocked", "forced", "taken over", "of another path"])
     def test_a_write_with_a_stale_token_writes_nothing(
@@ -188,6 +189,8 @@ class LockTests(SuiteBase):
         assert caught.value.path == f"{base}/f"
         with pytest.raises(ConflictError):
             nx.append(f"{base}/f", b"late", lock_token=lock.token)
+        with pytest.raises(ConflictError):  # at once: trying again would not help
+            nx.edit(f"{base}/f", lambda _: b"late", lock_token=lock.token)
         with pytest.raises(ConflictError):
             nx.sys_write(f"{base}/f", b"late", precondition=condition)
         assert nx.sys_stat(f"{base}/f") == before
