@@ -148,3 +148,27 @@ def test_doctor_judges_the_disk_space(nexus, monkeypatch, limit, state, code):
 def test_doctor_of_a_filesystem_in_memory(nexus):
     nexus.data_dir = ":memory:"
     assert "in memory" in checks(nexus.ok("doctor", "--json"))["data directory"]["detail"]
+
+
+@pytest.mark.skipif(
+    native.chosen().module is None, reason="the Rust kernel is not built, or not asked for"
+)
+def test_convert_says_what_it_did_and_which_setting_stands_against_it(nexus, monkeypatch):
+    monkeypatch.setenv("NEXUS_METASTORE", "sqlite")
+    nexus.ok("write", "/a", "hello")
+    report = nexus.ok("convert", "--to", "redb", "--keep", "--json").json
+    assert (report["source"], report["target"], report["kept"]) == (
+        "sqlite",
+        "redb",
+        "meta.db.kept",
+    )
+    assert "nexus config set metastore auto" in report["advice"]
+    assert "nexus convert --to sqlite" in nexus("ls").stderr
+    monkeypatch.delenv("NEXUS_METASTORE")
+    assert nexus.ok("cat", "/a").lines == ["hello"]
+    assert nexus.ok("fsck").lines[-1] == "clean"
+    (nexus.data_dir / "meta.db.kept").unlink()
+    back = nexus.ok("convert", "--to", "sqlite").lines
+    assert back[0].startswith("redb -> sqlite: ")
+    assert len(back) == 1
+    assert nexus("convert", "--to", "sqlite").code == 2

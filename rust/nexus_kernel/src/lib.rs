@@ -5,6 +5,7 @@
 
 pub mod chunker;
 pub mod commit_log;
+pub mod holders;
 pub mod memtable;
 pub mod metadata_codec;
 pub mod msgpack;

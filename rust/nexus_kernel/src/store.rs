@@ -49,6 +49,9 @@ use crate::tree_file::{Snapshot, TreeFile, get, merge};
 /// A condition of a commit: the version of a key, 0 for absence.
 pub type Condition<'a> = (&'a [u8], u64);
 
+/// A key with its value and version, borrowed.
+pub type EntryRef<'a> = (&'a [u8], &'a [u8], u64);
+
 const LOG_SUFFIXES: [&str; 2] = [".log", ".log2"];
 
 /// How a store uses memory and disk.
@@ -273,6 +276,20 @@ impl Store {
     pub fn sync(&self) -> Result<(), StoreError> {
         let revision = self.shared.ready()?.revision;
         self.shared.sync_to(revision)
+    }
+
+    /// Store entries with the versions that they have, durably, and take up at a revision.
+    ///
+    /// For a store that is being filled: what a kill leaves of a call is not defined.
+    pub fn load(&self, entries: &[EntryRef<'_>], revision: u64) -> Result<(), StoreError> {
+        let mut writer = self.shared.idle()?;
+        self.shared.change_view(|view| {
+            for &(key, value, version) in entries {
+                view.active.apply(version, &[Operation::Put(key, value)]);
+            }
+        });
+        writer.revision = revision;
+        self.shared.checkpoint(&mut writer)
     }
 
     /// Take up at a later revision: those between were given out and must not come back.

@@ -171,6 +171,7 @@ for _panel, _commands in {
         audit.audit,
         maintenance.fsck,
         maintenance.gc,
+        maintenance.convert,
         doctor.doctor,
     ),
 }.items():

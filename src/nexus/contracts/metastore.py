@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from nexus.contracts.errors import NotSupportedError
+
 
 class StoredEntry(NamedTuple):
     """A key with its value and the store revision that last wrote it."""
@@ -51,6 +53,8 @@ class MetastoreCapabilities(msgspec.Struct, frozen=True):
     persistent: bool
     exclusive_owner: bool
     """No one but this process can change the store, so what was read may be kept in memory."""
+    loadable: bool = False
+    """Takes entries with their versions, by :meth:`MetastoreABC.load`: for conversions."""
     max_key_bytes: int | None = None
     max_value_bytes: int | None = None
     max_batch_operations: int | None = None
@@ -111,6 +115,16 @@ class MetastoreABC(ABC):
     @abstractmethod
     def revision(self) -> int:
         """Return the revision of the last commit, 0 for a new store."""
+
+    def load(self, entries: Sequence[StoredEntry], revision: int) -> None:
+        """Store entries with the versions they have, and take up at ``revision``.
+
+        For a store that is being filled, by several calls with keys that are not there yet;
+        ``revision`` is none before that of the store, nor before any of the versions. Durable
+        after the next :meth:`sync`. Errors: as :meth:`commit`; NotSupportedError where the
+        capability ``loadable`` is not declared.
+        """
+        raise NotSupportedError("load", None, f"the metastore {self.name} cannot be filled")
 
     def check(self) -> list[str]:
         """Return what the store finds wrong with its own structure; empty when it looks whole.

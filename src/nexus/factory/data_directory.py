@@ -7,6 +7,7 @@ Layer: factory. One process owns a data directory at a time. Layout::
     nexus.json     what the directory is: format, metastore driver, id; written last at creation
     meta.redb*     the metastore, where it is redb
     meta.db*       the metastore, where it is sqlite
+    convert/       a conversion that is under way, or was cut short
     content/       the content store of the root mount
     statistics.json  what the owner is doing, while the service metrics runs
 
@@ -29,6 +30,7 @@ from nexus.contracts.errors import (
     NexusError,
 )
 from nexus.factory.metastores import FILES, Choice, choose
+from nexus.factory.store_switch import settle
 from nexus.lib.boot_id import boot_id
 from nexus.lib.disk import Disk, put_in_place, storage_error
 from nexus.lib.hashing import hex_digest
@@ -115,6 +117,15 @@ class DataDirectory:
 
     def finish_creation(self) -> None:
         """Write the descriptor once everything else exists and is durable."""
+        self._write_descriptor()
+        self.is_new = False
+
+    def record_metastore(self, kind: str) -> None:
+        """Put another metastore in force, whose file is there and durable: one rename."""
+        self.descriptor = msgspec.structs.replace(self.descriptor, metastore=kind).sealed()
+        self._write_descriptor()
+
+    def _write_descriptor(self) -> None:
         data = msgspec.json.format(msgspec.json.encode(self.descriptor), indent=2) + b"\n"
         staging = self.file(DESCRIPTOR + ".new")
         disk = self._disk
@@ -128,7 +139,6 @@ class DataDirectory:
             put_in_place(staging, self.file(DESCRIPTOR), disk)
         except OSError as error:
             raise storage_error("open", self.path, error) from error
-        self.is_new = False
 
     def note_recovered(self) -> None:
         """Note that a power cut has been recovered from."""
@@ -175,6 +185,14 @@ class DataDirectory:
                 f"the process with pid {owner} has this data directory open",
                 hint="stop it, or choose another directory with --data-dir",
             ) from error
+        try:
+            self._note_owner(fd)
+        except OSError:
+            os.close(fd)  # on a full disk; whoever tries again must not find it locked
+            raise
+        return fd
+
+    def _note_owner(self, fd: int) -> None:
         left = os.pread(fd, 128, 0).decode("ascii", "replace").split()
         self.was_left_synced = not left
         self.was_cut_off = len(left) == 2 and left[1] != boot_id()
@@ -182,11 +200,12 @@ class DataDirectory:
         # After a power cut its boot id stays until recovery is done, however often that is tried.
         uptime = left[1] if self.was_cut_off else boot_id()
         os.pwrite(fd, f"{os.getpid()}\n{uptime}\n".encode(), 0)
-        return fd
 
     def _open_descriptor(self, metastore: str) -> Descriptor:
         found = read_descriptor(self.path)
         chosen = choose(self.path, metastore, found.metastore if found else None).name
+        if found is not None:
+            settle(self.path, found.metastore, self._disk)
         return found or Descriptor(FORMAT, chosen, os.urandom(8).hex()).sealed()
 
 

@@ -23,6 +23,12 @@ REDB: Final = "redb"
 FILES: Final = {SQLITE: "meta.db", REDB: "meta.redb"}
 """The name of a store's file in a data directory, by kind."""
 
+BESIDE: Final = {
+    SQLITE: ("-wal", "-shm", "-journal", ".head", ".reserve", ".new"),
+    REDB: (".log", ".head", ".reserve", ".new"),
+}
+"""What a store keeps beside its file, by kind."""
+
 
 class Choice(NamedTuple):
     """The metastore of a data directory, and why it is that one."""

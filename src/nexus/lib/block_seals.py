@@ -41,10 +41,13 @@ def seals_between(before: Buffer, middle: memoryview, after: Buffer) -> bytes:
     at = -len(before)
     while at < len(middle):
         stop = at + BLOCK_BYTES
-        block = xxh3_64(before if at < 0 else b"")
-        block.update(middle[max(0, at) : stop])
-        if stop > len(middle):
-            block.update(after)
-        seals.append(block.digest())
+        if at >= 0 and (stop <= len(middle) or not after):
+            seals.append(xxh3_64_digest(middle[at:stop]))
+        else:
+            block = xxh3_64(before if at < 0 else b"")
+            block.update(middle[max(0, at) : stop])
+            if stop > len(middle):
+                block.update(after)
+            seals.append(block.digest())
         at = stop
     return b"".join(seals)

@@ -149,6 +149,10 @@ class Disk:
         """mkdir(2)."""
         os.mkdir(path, mode)
 
+    def rmdir(self, path: str) -> None:
+        """rmdir(2)."""
+        os.rmdir(path)
+
     def fsync_directory(self, path: str) -> None:
         """Make the entries of a directory durable: open(2), fsync(2), close(2)."""
         fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)

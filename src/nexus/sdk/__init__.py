@@ -10,6 +10,7 @@ from nexus.contracts.metadata import (
     DT_REG,
     DT_STREAM,
 )
+from nexus.factory.conversion import convert
 from nexus.factory.maintenance import collect, fsck
 from nexus.sdk.connect import connect
 
@@ -26,5 +27,6 @@ __all__ = [
     "WriteRequest",
     "collect",
     "connect",
+    "convert",
     "fsck",
 ]

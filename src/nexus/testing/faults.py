@@ -183,6 +183,10 @@ class FaultyDisk(Disk):
         self._enter("mkdir", path)
         super().mkdir(path, mode)
 
+    def rmdir(self, path: str) -> None:
+        self._enter("rmdir", path)
+        super().rmdir(path)
+
     def fsync_directory(self, path: str) -> None:
         self._enter("fsync_directory", path)
         super().fsync_directory(path)
@@ -249,3 +253,11 @@ class KillingDisk(Disk):
     def unlink(self, path: str) -> None:
         self._live()
         super().unlink(path)
+
+    def mkdir(self, path: str, mode: int = 0o777) -> None:
+        self._live()
+        super().mkdir(path, mode)
+
+    def rmdir(self, path: str) -> None:
+        self._live()
+        super().rmdir(path)

@@ -281,6 +281,28 @@ class OrderedStoreSuite:
 
     # Closing
 
+    # Filling
+
+    def test_loaded_entries_keep_their_versions_and_commits_go_on_after_them(
+        self, store: MetastoreABC, directory: str
+    ) -> None:
+        if not store.capabilities.loadable:
+            pytest.skip("the store is not loadable")
+        entries = [StoredEntry(b"k%03d" % number, b"v", 1 + number % 7) for number in range(200)]
+        store.load(entries[:120], 9)
+        store.load(entries[120:], 9)
+        assert store.revision() == 9
+        assert store.scan(b"") == entries
+        if store.capabilities.persistent:
+            store = self.reopened(store, directory)
+            assert store.revision() == 9
+            assert store.scan(b"") == entries
+        changed = Batch([(b"k000", b"w")])
+        with pytest.raises(ConflictError):
+            store.commit(changed, [Condition(b"k000", 2)])
+        assert store.commit(changed, [Condition(b"k000", 1)]) == 10
+        store.close()
+
     def test_after_close_every_call_says_so(self, store: MetastoreABC) -> None:
         store.close()
         store.close()

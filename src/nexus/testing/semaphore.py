@@ -245,8 +245,11 @@ class SemaphoreSuite:
         with pytest.raises(ClosedError):
             semaphore.acquire("t")
 
-    @pytest.mark.parametrize("arguments", [(0, 0, 1), (1, -1, 1), (1, 0, 0), (1.5, 0, 1)])
-    def test_numbers_below_their_least_are_refused(
+    @pytest.mark.parametrize(
+        "arguments",
+        [(0, 0, 1), (1, -1, 1), (1, 0, 0), (1.5, 0, 1), (1, 0, 1 << 64), (1 << 64, 0, 1)],
+    )
+    def test_numbers_out_of_their_range_are_refused(
         self, semaphore: Any, arguments: tuple[int, int, int]
     ) -> None:
         with pytest.raises(InvalidArgumentError):
@@ -300,6 +303,7 @@ class SemaphoreSuite:
             for done in [pool.submit(work, number) for number in range(8)]:
                 done.result()
         assert set(most) == {1}
+        assert semaphore.info("s") is None
 
 
 async def _release(semaphore: Any, holder: str) -> None:

@@ -4,6 +4,7 @@ import errno
 import itertools
 import logging
 import os
+import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -26,6 +27,7 @@ from nexus.contracts.errors import (
     StorageFailedError,
 )
 from nexus.contracts.object_store import ContentStoreABC, Extent
+from nexus.lib.block_seals import BLOCK_BYTES, block_seals
 from nexus.lib.chunking import ChunkingParameters
 from nexus.lib.content_id import object_id_of
 from nexus.lib.disk import Disk
@@ -606,6 +608,83 @@ def test_a_disk_without_room_for_zeros_may_have_room_for_the_record(place: Place
 
     objects = place.open(disk=NarrowDisk(), zeros_ahead=True, segment_bytes=4 << 20)
     assert_holds(objects, fill(objects, 20))
+
+
+# Reading parts
+
+
+LARGE = random.Random(5).randbytes(3 * BLOCK_BYTES + 1_000)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Iterator[SegmentObjects]:
+    place = Place(tmp_path / "large")
+    disk = Disk()
+    objects = SegmentObjects(
+        str(place.segments),
+        LooseObjects(LocalTransport(str(place.root), disk=disk)),
+        disk=disk,
+        clock_ns=place.clock,
+        boot=BOOT,
+    )
+    objects.put(object_id_of(LARGE), LARGE, block_seals(LARGE))
+    yield objects
+    objects.close()
+
+
+def read_part(objects: SegmentObjects, start: int, count: int) -> bytes | None:
+    buffer = memoryview(bytearray(count))
+    found = objects.read_into(buffer, object_id_of(LARGE), start, block_seals(LARGE))
+    return bytes(buffer) if found else None
+
+
+@pytest.mark.parametrize("start", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 2 * BLOCK_BYTES + 7])
+@pytest.mark.parametrize("count", [1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 900])
+def test_any_part_of_a_large_object_can_be_read(large: SegmentObjects, start: int, count: int):
+    assert read_part(large, start, count) == LARGE[start : start + count]
+
+
+def test_the_record_of_a_large_object_is_sealed_by_its_block_seals(large: SegmentObjects):
+    object_id = object_id_of(LARGE)
+    assert large.get(object_id) == LARGE
+    assert large.verify(object_id) == len(LARGE)
+    derived, known = (
+        record_header(bytes.fromhex(object_id), LARGE, 1, seals)
+        for seals in (None, block_seals(LARGE))
+    )
+    assert derived == known
+
+
+def test_a_part_is_not_handed_out_from_a_damaged_block_nor_refused_from_a_whole_one(
+    large: SegmentObjects, tmp_path: Path
+):
+    Place(tmp_path / "large").flip_in(LARGE, BLOCK_BYTES + 5)
+    assert read_part(large, 100, BLOCK_BYTES) is None
+    assert read_part(large, BLOCK_BYTES, 10) is None
+    assert read_part(large, 0, BLOCK_BYTES) == LARGE[:BLOCK_BYTES]
+    assert read_part(large, 2 * BLOCK_BYTES, BLOCK_BYTES) == LARGE[2 * BLOCK_BYTES :][:BLOCK_BYTES]
+
+
+def test_a_part_past_the_end_or_of_what_is_set_aside_is_not_read(large: SegmentObjects):
+    assert read_part(large, len(LARGE) - 5, 6) is None
+    large.set_aside(object_id_of(LARGE), 1)
+    assert read_part(large, 0, 10) is None
+
+
+def test_a_read_across_chunks_gives_their_bytes_and_tells_damage(
+    large: SegmentObjects, tmp_path: Path
+):
+    store = CasStore(large, name="cas", volume_id="volume", clock_ns=itertools.count(1).__next__)
+    data = random.Random(6).randbytes(3 << 20)
+    etag = store.write_content(data).etag
+    for start in range(0, len(data), 300_007):
+        for count in (BLOCK_BYTES, 700_000, 4 << 20):
+            assert store.read_content(etag, start, count) == data[start : start + count]
+    damaged = next(iter(store.objects_of(etag)))
+    chunk = [object_id for object_id in store.objects_of(etag) if object_id != damaged][2]
+    Place(tmp_path / "large").flip_in(large.get(chunk), 9)
+    with pytest.raises(CorruptionError, match=chunk):
+        store.read_content(etag, 0, len(data))
 
 
 # Setting aside and compaction

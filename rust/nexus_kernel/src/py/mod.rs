@@ -1,6 +1,7 @@
 //! `nexus._kernel`: the binding. It converts arguments and answers and decides nothing.
 
 mod chunker;
+mod holders;
 mod metadata_codec;
 mod path_trie;
 mod paths;
@@ -19,6 +20,8 @@ use pyo3::pymodule;
 mod kernel {
     #[pymodule_export]
     use super::chunker::Chunker;
+    #[pymodule_export]
+    use super::holders::Holders;
     #[pymodule_export]
     use super::metadata_codec::{decode_event, decode_metadata, encode_event, encode_metadata};
     #[pymodule_export]

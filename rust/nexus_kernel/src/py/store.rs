@@ -156,6 +156,20 @@ impl OrderedStore {
         py.detach(|| self.0.sync()).map_err(raised)
     }
 
+    fn load(
+        &self,
+        py: Python<'_>,
+        entries: Vec<(PyBackedBytes, PyBackedBytes, u64)>,
+        revision: u64,
+    ) -> PyResult<()> {
+        let entries: Vec<store::EntryRef<'_>> = entries
+            .iter()
+            .map(|(key, value, version)| (&**key, &**value, *version))
+            .collect();
+        py.detach(|| self.0.load(&entries, revision))
+            .map_err(raised)
+    }
+
     fn skip_to(&self, py: Python<'_>, revision: u64) -> PyResult<()> {
         py.detach(|| self.0.skip_to(revision)).map_err(raised)
     }

@@ -153,6 +153,30 @@ fn a_failed_condition_changes_nothing() {
 }
 
 #[test]
+fn loaded_entries_keep_their_versions_and_survive_a_kill() {
+    let folder = Folder::new("load");
+    let store = folder.store();
+    store
+        .load(&[(b"a", b"1", 5), (b"b", b"2", 3)], 9)
+        .expect("a load");
+    let copy = folder.killed(&store, "load-killed");
+    let again = copy.store();
+    assert_eq!(again.revision().expect("a revision"), 9);
+    let wanted = [
+        (b"a".to_vec(), b"1".to_vec(), 5),
+        (b"b".to_vec(), b"2".to_vec(), 3),
+    ];
+    assert_eq!(all(&again), wanted);
+    let put = [Operation::Put(b"a", b"3")];
+    assert_eq!(
+        again.commit(&put, &[(b"a", 5)], false).expect("a commit"),
+        10
+    );
+    again.close().expect("closed");
+    store.close().expect("closed");
+}
+
+#[test]
 fn a_second_opening_is_busy() {
     let folder = Folder::new("busy");
     let store = folder.store();

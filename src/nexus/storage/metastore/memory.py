@@ -35,7 +35,7 @@ class MemoryMetastore(MetastoreABC):
     """An ordered store in memory. Shared freely between threads."""
 
     name = "memory"
-    capabilities = MetastoreCapabilities(persistent=False, exclusive_owner=True)
+    capabilities = MetastoreCapabilities(persistent=False, exclusive_owner=True, loadable=True)
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -110,6 +110,13 @@ class MemoryMetastore(MetastoreABC):
                         added.add(key)
                 entries[key] = (value, revision)
             return revision
+
+    def load(self, entries: Sequence[StoredEntry], revision: int) -> None:
+        """Store entries with their versions. Errors: ClosedError."""
+        with self._lock:
+            self._check_open_locked("load")
+            self._entries.update((key, (value, version)) for key, value, version in entries)
+            self._revision = revision
 
     def sync(self) -> None:
         """Do nothing: nothing here survives the process. Errors: ClosedError."""

@@ -63,7 +63,7 @@ class RedbMetastore(MetastoreABC):
     """An ordered store in a redb file. Shared freely between threads, not between processes."""
 
     name = "redb"
-    capabilities = MetastoreCapabilities(persistent=True, exclusive_owner=True)
+    capabilities = MetastoreCapabilities(persistent=True, exclusive_owner=True, loadable=True)
 
     def __init__(
         self,
@@ -176,6 +176,15 @@ class RedbMetastore(MetastoreABC):
         with self._turn:
             self._witness_locked(revision, synced=durable)
         return revision
+
+    def load(self, entries: Sequence[StoredEntry], revision: int) -> None:
+        """Store entries with their versions, durably. Errors: NoSpaceError, StorageFailedError."""
+        try:
+            self._store.load(entries, revision)
+        except self._kernel.StoreError as error:
+            raise self._error("load", error) from error
+        with self._turn:
+            self._witness_locked(revision, synced=True)
 
     def sync(self) -> None:
         """Make every acknowledged commit survive a power cut. Errors: StorageFailedError."""

@@ -110,7 +110,7 @@ class SqliteMetastore(MetastoreABC):
     """An ordered store in a SQLite file. Shared freely between threads, not between processes."""
 
     name = "sqlite"
-    capabilities = MetastoreCapabilities(persistent=True, exclusive_owner=True)
+    capabilities = MetastoreCapabilities(persistent=True, exclusive_owner=True, loadable=True)
 
     def __init__(
         self,
@@ -290,6 +290,26 @@ class SqliteMetastore(MetastoreABC):
                     raise
         finally:
             self._committing.pop()
+
+    def load(self, entries: Sequence[StoredEntry], revision: int) -> None:
+        """Store entries with their versions. Errors: NoSpaceError, StorageFailedError."""
+        rows = [(entry.key, entry.version, entry.value) for entry in entries]
+        with self._turn:
+            self._become_ready_locked("load")
+            try:
+                self._execute("BEGIN IMMEDIATE")
+                self._put_locked(rows)
+                self._execute(_SET_REVISION, (revision,))
+                self._execute("COMMIT")
+            except _ARGUMENT_ERRORS as error:
+                raise self._undo_locked(error) from error
+            except BaseException:
+                self._fail_locked("load", "loading was interrupted, it may be stored")
+                raise
+            self._clock_version = None  # its key may be among them
+            self._revision = revision
+            self._head.record(revision)
+            self._bound_log_locked()
 
     def check(self) -> list[str]:
         """Return what SQLite's own check finds, at most 20 lines. Errors: as :meth:`get`."""

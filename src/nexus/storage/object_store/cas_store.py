@@ -295,16 +295,20 @@ class CasStore(ContentStoreABC):
 
     def _read_blocks(self, etag: str, manifest: Manifest, start: int, end: int) -> bytes:
         """Return many bytes, read to where they are handed out, and no more than their blocks."""
-        whole = BytesIO(bytes(end - start))  # gives its bytes away without a copy
-        view = whole.getbuffer()
-        for chunk in manifest.covering(start, end):
-            skipped = max(0, start - chunk.start)
-            at = chunk.start + skipped - start
-            part = view[at : at + chunk.size - skipped]
-            if not self._objects.read_into(part, chunk.object_id, skipped, chunk.seals):
-                found = self._kept_chunk("read_content", etag, chunk, len(part))
-                part[:] = memoryview(found)[skipped : skipped + len(part)]
+        # It gives its bytes away without a copy once nothing views them any more.
+        whole = BytesIO(bytes(end - start))
+        with whole.getbuffer() as view:
+            for chunk in manifest.covering(start, end):
+                skipped = max(0, start - chunk.start)
+                at = chunk.start + skipped - start
+                with view[at : at + chunk.size - skipped] as part:
+                    self._fill(part, etag, chunk, skipped)
         return whole.getvalue()
+
+    def _fill(self, part: memoryview, etag: str, chunk: ChunkRef, start: int) -> None:
+        if not self._objects.read_into(part, chunk.object_id, start, chunk.seals):
+            found = self._kept_chunk("read_content", etag, chunk, len(part))
+            part[:] = memoryview(found)[start : start + len(part)]
 
     def extent(self, etag: str) -> Extent | None:
         """Return where content that was stored whole lies, see the contract."""

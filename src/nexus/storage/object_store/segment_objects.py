@@ -93,8 +93,10 @@ class SegmentObjects(ObjectDatabase):
         segment = self._segments.open_segments.get(entry.segment)
         if segment is None:
             return False
-        with translated("fetch", object_id):
+        try:
             return segment.read_into(buffer, entry, start, seals)
+        except OSError as error:
+            raise storage_error("fetch", object_id, error) from error
 
     def _find(self, object_id: str, key: bytes) -> bytes | None:
         """Return an object that is out of reach without the lock; None where it is not packed."""
