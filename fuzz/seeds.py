@@ -29,8 +29,8 @@ _SEED_BYTES = 512
 def manifests() -> list[bytes]:
     """A manifest of two chunks."""
     builder = ManifestBuilder()
-    builder.add("11" * 32, 5, 1)
-    builder.add("22" * 32, 65_536, 2)
+    builder.add("11" * 32, 5, bytes(8))
+    builder.add("22" * 32, 65_537, bytes(16))
     return [builder.finish().encoded]
 
 
@@ -94,7 +94,12 @@ def commit_log() -> list[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "store")
         native.create_store(path, _COMMIT_LOG_IDENTITY)
-        store = native.OrderedStore(path, log_limit_bytes=_LOG_LIMIT_BYTES, cache_bytes=1 << 20)
+        store = native.OrderedStore(
+            path,
+            log_limit_bytes=_LOG_LIMIT_BYTES,
+            scarce_log_limit_bytes=_LOG_LIMIT_BYTES,
+            cache_bytes=1 << 20,
+        )
         store.commit([(b"key", b"value")], [b"gone"], [], False)
         store.commit([], [b"key"], [], False)
         logs = sorted(set(os.listdir(folder)) - {"store"})

@@ -20,8 +20,9 @@ from nexus.core import metadata_codec
 from nexus.core.inode_table import parse_key
 from nexus.core.lock_manager import LOCK_VERSION, decode_lock, encode_lock
 from nexus.core.sealed_store import Sealed, SealedStore, revision_key
+from nexus.lib.block_seals import SEAL_BYTES, block_count
 from nexus.lib.disk import Disk
-from nexus.lib.manifest import Manifest, ManifestBuilder, ManifestError
+from nexus.lib.manifest import VERSION, Manifest, ManifestBuilder, ManifestError
 from nexus.lib.native import chosen
 from nexus.storage.metastore.memory import MemoryMetastore
 from nexus.storage.object_store.object_index import PAGE_BYTES, IndexLostError, ObjectIndex
@@ -36,7 +37,7 @@ from nexus.storage.stream.log_record import DAMAGED, MAGIC, decode, header_at, i
 IDENTITY = identity_of("fuzz")
 BOOT = 7
 _MANIFEST_SIZES = struct.Struct("<QI")
-_MANIFEST_ENTRY_BYTES = 44
+_MANIFEST_ENTRY_BYTES = 36
 _FOLDER = tempfile.TemporaryDirectory(prefix="nexus-fuzz-")
 _PAGE_PIECE_BYTES = 128
 _MOST_PAGES = 8
@@ -49,10 +50,13 @@ def manifest(data: bytes) -> None:
     whole = bytearray(data[: 20 + count * _MANIFEST_ENTRY_BYTES])
     if count:
         starts = range(20 + 32, len(whole), _MANIFEST_ENTRY_BYTES)
-        total = sum(int.from_bytes(whole[at : at + 4], "little") for at in starts)
-        whole[:8] = b"NXCM\1\0\0\0"
-        _MANIFEST_SIZES.pack_into(whole, 8, total, count)
-        _check_manifest(bytes(whole))
+        for at in starts:
+            whole[at + 3] = 0  # or the seals of a few chunks are megabytes
+        sizes = [int.from_bytes(whole[at : at + 4], "little") for at in starts]
+        whole[:8] = b"NXCM" + VERSION.to_bytes(4, "little")
+        _MANIFEST_SIZES.pack_into(whole, 8, sum(sizes), count)
+        seals = sum(map(block_count, sizes)) * SEAL_BYTES
+        _check_manifest(bytes(whole) + bytes(seals))
 
 
 def _check_manifest(data: bytes) -> None:
@@ -63,7 +67,7 @@ def _check_manifest(data: bytes) -> None:
     builder = ManifestBuilder()
     for chunk in read.covering(0, read.size):
         assert read[read.index_at(chunk.start)] == chunk
-        builder.add(chunk.object_id, chunk.size, chunk.seal)
+        builder.add(chunk.object_id, chunk.size, chunk.seals)
     assert builder.finish().encoded == data
 
 

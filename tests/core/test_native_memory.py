@@ -123,7 +123,9 @@ def test_a_store_gives_its_memory_back(kernel: Any, tmp_path: Path) -> None:
     before = sys.getrefcount(value)
 
     def once() -> None:
-        store = kernel.OrderedStore(path, log_limit_bytes=LARGE, cache_bytes=LARGE)
+        store = kernel.OrderedStore(
+            path, log_limit_bytes=LARGE, scarce_log_limit_bytes=LARGE, cache_bytes=LARGE
+        )
         if store.get(b"key") is None:
             store.commit([(b"key", value)], [], [], False)
         assert store.scan(b"", True, None, 10)[0][1] == value

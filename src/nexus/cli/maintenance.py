@@ -36,7 +36,7 @@ def fsck(
 
     While records are checked, changes wait; reads go on, and everything while content is checked.
     With --repair, a metastore whose structure is damaged is built anew; the old file stays
-    as meta.db.damaged.
+    beside it, as .damaged.
     """
     # The kernel costs 60 ms of start-up, which --help need not pay.
     from nexus.sdk import fsck as check

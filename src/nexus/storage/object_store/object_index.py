@@ -530,6 +530,9 @@ def _set(page: bytearray, entry: Entry) -> bool:
 
 
 def _is_possible(page: bytes) -> bool:
+    prefix: int
+    depth: int
+    count: int
     _, prefix, depth, _, count = _PAGE_HEADER.unpack_from(page)
     return bool(depth <= _MAX_DEPTH and prefix >> depth == 0 and count <= _PAGE_ENTRIES)
 
