@@ -392,7 +392,10 @@ fn invariant_4_scans_beside_writers_and_checkpoints_see_one_moment() {
 
 /// A store whose disk can be made to fail.
 fn faulty(folder: &Folder) -> (Store, &'static Faults) {
+    // Options are copied about, so what they refer to stays for good, where it can be found.
+    static KEPT: Mutex<Vec<&'static Faults>> = Mutex::new(Vec::new());
     let faults: &'static Faults = Box::leak(Box::default());
+    lock(&KEPT).push(faults);
     let options = Options {
         faults: Some(faults),
         ..OPTIONS
