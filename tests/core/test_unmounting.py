@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nexus.contracts.errors import BusyError
+from nexus.contracts.errors import BusyError, StorageError
 from nexus.contracts.metadata import DT_MOUNT
+from nexus.core.inode_table import Transaction
 from nexus.core.nexus_fs import NexusFS
 from nexus.factory.boot import Settings, boot
 from nexus.sdk import collect, fsck
@@ -89,3 +90,23 @@ def test_a_collection_syncs_after_it_forgets_and_before_it_sets_content_aside(nx
     collect(nx, retention_s=0, grace_s=0, progress=lambda *_: seen.append(nx.barrier()))
     assert seen
     assert min(seen) > before
+
+
+@pytest.mark.parametrize("payload", [b"", b"{", b"\xff", b'{"driver": 1}', b"[]"])
+def test_a_sealed_record_that_is_no_mount_is_a_mount_that_says_so(
+    tmp_path: Path, payload: bytes
+) -> None:
+    data_dir = str(tmp_path / "data")
+    (tmp_path / "folder").mkdir()
+    with boot(Settings(data_dir=data_dir)) as nx:
+        backend = {"driver": "path_local", "root": str(tmp_path / "folder")}
+        nx.sys_setattr("/m", entry_type=DT_MOUNT, backend=backend)
+        nx.write("/kept", b"content")
+        with Transaction(nx.store) as txn:
+            key = b"Mroot\0/m"
+            txn.put_record(key, payload, nx.store.get(key))
+            txn.commit(durable=False)
+    with boot(Settings(data_dir=data_dir)) as nx:
+        assert nx.read("/kept") == b"content"
+        with pytest.raises(StorageError, match="mount record is damaged"):
+            nx.list("/m")

@@ -183,12 +183,12 @@ class MountManager:
         prefix = _MOUNT_PREFIX + context.zone_id.encode() + b"\0"
         for key, sealed in self._store.iterate_unverified(prefix):
             point = key[len(prefix) :].decode("utf-8", "replace")
-            if sealed is None:
+            record = None if sealed is None else _decoded(sealed.payload)
+            if record is None:
                 # Refusing calls there is right: what the mount shadows is not what was asked for.
                 problem = "its mount record is damaged; `nexus fsck --repair` drops it"
                 mount = Mount(point, "unknown", f"damaged at {point}", None, None, problem, True)
             else:
-                record = msgspec.json.decode(sealed.payload, type=MountRecord)
                 mount = self._restored(point, record, context, now_ns)
             self._router.add(context.zone_id, point, mount)
             if mount.opened is not None:
@@ -276,6 +276,14 @@ class MountManager:
                 txn.put_record(key, msgspec.json.encode(record), self._store.get(key))
             txn.event(actor.event(MOUNT, point))
             txn.commit(durable=self._durable)
+
+
+def _decoded(payload: bytes) -> MountRecord | None:
+    """Return the record of a mount, None where the bytes are none though sealed."""
+    try:
+        return msgspec.json.decode(payload, type=MountRecord)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def _row(
