@@ -283,13 +283,15 @@ impl Store {
     /// For a store that is being filled: what a kill leaves of a call is not defined.
     pub fn load(&self, entries: &[EntryRef<'_>], revision: u64) -> Result<(), StoreError> {
         let mut writer = self.shared.idle()?;
+        self.shared.checkpoint(&mut writer)?;
         self.shared.change_view(|view| {
             for &(key, value, version) in entries {
                 view.active.apply(version, &[Operation::Put(key, value)]);
             }
         });
         writer.revision = revision;
-        self.shared.checkpoint(&mut writer)
+        let loaded = self.shared.freeze(&mut writer);
+        self.shared.write_now(&mut writer, &loaded)
     }
 
     /// Take up at a later revision: those between were given out and must not come back.
