@@ -87,7 +87,7 @@ struct View {
 struct Writer {
     tree: Option<Arc<TreeFile>>,
     tree_revision: u64,
-    logs: [CommitLog; 2],
+    logs: Vec<CommitLog>, // both; none once the store is closed
     revision: u64,
     log_limit_bytes: u64, // one of both that the options have
     look_at: u64,         // the size of the log at which to choose again
@@ -102,7 +102,7 @@ impl Writer {
 }
 
 struct Syncing {
-    logs: [File; 2],
+    logs: Vec<File>, // as those of the writer
     synced: u64,
 }
 
@@ -144,7 +144,7 @@ impl Store {
             options,
             identity: tree.identity,
             syncing: Mutex::new(Syncing {
-                logs: [first.handle()?, second.handle()?],
+                logs: vec![first.handle()?, second.handle()?],
                 synced: tree.revision,
             }),
             checkpointed: Condvar::new(),
@@ -160,7 +160,7 @@ impl Store {
             writer: Mutex::new(Writer {
                 tree_revision: tree.revision,
                 tree: Some(Arc::new(tree)),
-                logs: [first, second],
+                logs: vec![first, second],
                 revision,
                 log_limit_bytes: options.log_limit_bytes,
                 look_at: options.scarce_log_limit_bytes,
@@ -430,6 +430,9 @@ impl Shared {
         if self.sync_failed.load(Ordering::Acquire) {
             return Err(StoreError::Failed("a sync failed".to_owned()));
         }
+        if syncing.logs.is_empty() {
+            return Err(StoreError::Closed);
+        }
         let (target, log, frozen_at) = {
             let view = self.view();
             (view.revision, view.log, view.frozen_at)
@@ -465,6 +468,8 @@ impl Shared {
         for log in &mut writer.logs {
             outcome = outcome.and_then(|()| log.truncate().map_err(StoreError::from));
         }
+        writer.logs.clear();
+        lock(&self.syncing).logs.clear();
         let maps = self.change_view(|view| (take(&mut view.active), view.frozen.take()));
         drop(writer);
         drop(maps);
@@ -598,9 +603,10 @@ impl Shared {
         Ok((tree.snapshot()?, frozen.revision))
     }
 
-    fn log_handles(&self) -> Result<[File; 2], StoreError> {
-        let [first, second] = &lock(&self.syncing).logs;
-        Ok([first.try_clone()?, second.try_clone()?])
+    fn log_handles(&self) -> Result<Vec<File>, StoreError> {
+        let syncing = lock(&self.syncing);
+        let handles: io::Result<Vec<File>> = syncing.logs.iter().map(File::try_clone).collect();
+        Ok(handles?)
     }
 
     /// Take up what a checkpoint has written, or keep its failure; return what is stale.

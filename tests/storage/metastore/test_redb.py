@@ -542,3 +542,13 @@ except NoSpaceError:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tmpfs")
 def test_a_full_disk_does_not_keep_a_killed_store_from_opening(tmp_path):
     run_on_small_disk(a_full_store_opens_after_a_kill, str(tmp_path), size_bytes=16 << 20)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_closed_store_keeps_no_file_of_its_folder_open(path):
+    store = open_store(path)
+    store.commit(Batch([(b"key", b"value")]), durable=True)
+    store.close()
+    links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    held = [os.readlink(link) for link in links if os.path.exists(link)]
+    assert [name for name in held if name.startswith(os.path.dirname(path))] == []

@@ -10,6 +10,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
 use crate::commit_log::Operation;
+use crate::record_seal::unseal;
 use crate::salvage;
 use crate::store::{self, Options, Store};
 
@@ -62,8 +63,12 @@ pub fn rebuild_store(
     rebuilt: PathBuf,
     spare_identity: u64,
 ) -> PyResult<u64> {
-    py.detach(|| salvage::rebuild(&path, &rebuilt, spare_identity))
-        .map_err(raised)
+    py.detach(|| {
+        let mut scratch = Vec::new();
+        let is_sealed = |key: &[u8], value: &[u8]| unseal(key, value, &mut scratch).is_some();
+        salvage::rebuild(&path, &rebuilt, spare_identity, is_sealed)
+    })
+    .map_err(raised)
 }
 
 /// An open store. Shared by all threads; every call releases the interpreter.
