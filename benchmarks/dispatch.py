@@ -28,10 +28,12 @@ from nexus.factory.boot import Settings, boot
 from nexus.lib.paths import normalize
 
 SECTION = "dispatch"
-FILES = 500
+FILES = 100
+PAIRS = 20
+"""How many short rounds stand for a usual one, so that both of a pair meet the same machine."""
 PIPE = "/pipe"
 MESSAGE = b"y" * 64
-WRITES = 200
+WRITES = 20
 WRITE_BYTES = 4096
 GUARDED = Target(1.3)
 UNHOOKED = Target(1.05)
@@ -59,7 +61,7 @@ def run(plan: Plan) -> list[Row]:
             samples = interleave(
                 lambda _: cpu_time(calls[name], paths),
                 lambda _: cpu_time(past[name], paths),
-                4 * plan.rounds,
+                PAIRS * plan.rounds,
             )
             return compare(SECTION, f"{name}, {what}", samples, against="past it", target=target)
 
@@ -95,7 +97,7 @@ def guarded(plan: Plan) -> Row:
         samples = interleave(
             lambda number: write(views[0], number),
             lambda number: write(views[1], number),
-            2 * plan.rounds,
+            PAIRS * plan.rounds,
         )
     return compare(
         SECTION,
