@@ -145,13 +145,14 @@ class CasStore(ContentStoreABC):
         # Imported here: only large content needs it, and it costs start-up time.
         from concurrent.futures import Future, ThreadPoolExecutor
 
-        # Cutting takes about as long as hashing and storing, and all of it runs without the
-        # interpreter's lock. A third thread takes more for that lock than it gives.
+        # Cutting and hashing take about as long as sealing and storing, and all of it runs without
+        # the interpreter's lock. A third thread takes more for that lock than it gives.
         with self._guard.flight() as flight, ThreadPoolExecutor(1) as beside:
             builder = ManifestBuilder()
             waiting: deque[Future[_Stored]] = deque()
             for chunk in chunks:
-                waiting.append(beside.submit(self._store_chunk, flight, chunk))
+                object_id = object_id_of(chunk)
+                waiting.append(beside.submit(self._store_chunk, flight, object_id, chunk))
                 if len(waiting) > _CHUNKS_AHEAD:
                     stored = waiting.popleft()
                     try:
@@ -162,8 +163,7 @@ class CasStore(ContentStoreABC):
                 builder.add(*waiting.popleft().result())
             return self._write_manifest(flight, builder)
 
-    def _store_chunk(self, flight: Flight, chunk: Buffer) -> _Stored:
-        object_id = object_id_of(chunk)
+    def _store_chunk(self, flight: Flight, object_id: str, chunk: Buffer) -> _Stored:
         seals = block_seals(chunk)
         # What this write has stored itself (a run of zeros, say) needs no second look.
         if self._guard.hold(flight, object_id):
@@ -256,7 +256,7 @@ class CasStore(ContentStoreABC):
             builder.extend(base, 0, first)
             pieces = self._spliced_pieces(etag, base, builder.size, offset, data)
             for chunk in chunk_stream(pieces, self._chunking):
-                builder.add(*self._store_chunk(flight, chunk))
+                builder.add(*self._store_chunk(flight, object_id_of(chunk), chunk))
                 rejoin = base.boundary_index(builder.size) if builder.size >= end else None
                 if rejoin is not None:
                     builder.extend(base, rejoin, len(base))
