@@ -55,11 +55,6 @@ class ContentCalls:
         timeout: float | None,
     ) -> bytes:
         """Return bytes of a file, or a message, waiting for it. Errors: as sys_read."""
-        if count is None and version is None and type(offset) is int and not offset:
-            volume, relative = self._kernel.route("read", path, who.zone_id)
-            data = volume.read_again(relative)
-            if data is not None:
-                return data
         found = self.look(path, who, count, offset, version)
         if isinstance(found, bytes):  # asked so, since a Channel is an ABC, which costs more to ask
             return found
@@ -80,6 +75,10 @@ class ContentCalls:
             check_version("read", path, version)
         kernel, zone_id = self._kernel, who.zone_id
         volume, relative = kernel.route("read", path, zone_id)
+        if count is None and version is None and not offset:
+            data = volume.read_again(relative)
+            if data is not None:
+                return data
         record = volume.channel_record(relative)
         if record is not None:
             channel = kernel.channel_of("read", path, zone_id, volume, record)

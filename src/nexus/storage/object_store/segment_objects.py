@@ -73,30 +73,35 @@ class SegmentObjects(ObjectDatabase):
     def get(self, object_id: str, *, size: int | None = None, seals: bytes | None = None) -> bytes:
         """Return the object's bytes; the record's own seal is checked, whatever is handed in."""
         key = bytes.fromhex(object_id)
-        entry = self._segments.index.peek(key)
-        if entry is not None and not entry.aside:
-            segment = self._segments.open_segments.get(entry.segment)
-            if segment is not None:
-                try:
-                    data = segment.read(entry)
-                except OSError as error:
-                    raise storage_error("fetch", object_id, error) from error
-                if data is not None:
-                    return data
+        there = self._at_hand(key)
+        if there is not None:
+            segment, entry = there
+            try:
+                data = segment.read(entry)
+            except OSError as error:
+                raise storage_error("fetch", object_id, error) from error
+            if data is not None:
+                return data
         found = self._find(object_id, key)
         return self._loose.get(object_id, size=size, seals=seals) if found is None else found
 
     def read_into(self, buffer: memoryview, object_id: str, start: int, seals: bytes) -> bool:
-        entry = self._segments.index.peek(bytes.fromhex(object_id))
-        if entry is None or entry.aside:
+        there = self._at_hand(bytes.fromhex(object_id))
+        if there is None:
             return False
-        segment = self._segments.open_segments.get(entry.segment)
-        if segment is None:
-            return False
+        segment, entry = there
         try:
             return segment.read_into(buffer, entry, start, seals)
         except OSError as error:
             raise storage_error("fetch", object_id, error) from error
+
+    def _at_hand(self, key: bytes) -> tuple[SegmentFile, Entry] | None:
+        """Return where an object lies, if that is known without the lock."""
+        entry = self._segments.index.peek(key)
+        if entry is None or entry.aside:
+            return None
+        segment = self._segments.open_segments.get(entry.segment)
+        return None if segment is None else (segment, entry)
 
     def _find(self, object_id: str, key: bytes) -> bytes | None:
         """Return an object that is out of reach without the lock; None where it is not packed."""
@@ -125,11 +130,11 @@ class SegmentObjects(ObjectDatabase):
         return data
 
     def extent(self, object_id: str) -> Extent | None:
-        entry = self._segments.index.peek(bytes.fromhex(object_id))
-        if entry is None or entry.aside:
+        there = self._at_hand(bytes.fromhex(object_id))
+        if there is None:
             return None
-        segment = self._segments.open_segments.get(entry.segment)
-        return None if segment is None else segment.extent(entry)
+        segment, entry = there
+        return segment.extent(entry)
 
     def contains(self, object_id: str) -> bool:
         with self._segments.locked("exists", object_id):
