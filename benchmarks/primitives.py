@@ -25,7 +25,7 @@ from benchmarks.harness import (
     single,
     timed,
 )
-from benchmarks.small_files import FILE_BYTES, OS_WRITE, os_write
+from benchmarks.small_files import FILE_BYTES, OS_WRITE, make_trees, os_write
 from nexus.core.primitives import VFSRouter
 from nexus.core.vfs_locks import make_vfs_locks
 from nexus.lib.native import chosen
@@ -34,8 +34,6 @@ from nexus.sdk import NexusFilesystem, connect
 SECTION = "primitives"
 CALLS = 2_000
 FILES = 300
-GLOB_DIRECTORIES = 100
-GLOB_FILES = 100
 _NO_SLOWER = ("overwrite", "rename", "unlink")
 
 
@@ -163,12 +161,7 @@ def _os_append(path: str, data: bytes) -> None:
 def globbing(plan: Plan, nx: NexusFilesystem, folder: Path) -> Row:
     """Find every tenth of 10,000 files in 100 directories by its name."""
     base = folder / "glob"
-    for directory in range(GLOB_DIRECTORIES):
-        (base / f"{directory:03d}").mkdir(parents=True)
-        names = [f"{directory:03d}/{n:03d}.{'md' if n % 10 else 'txt'}" for n in range(GLOB_FILES)]
-        for name in names:
-            (base / name).touch()
-        nx.write_batch((f"/glob/{name}", b"") for name in names)
+    make_trees(nx, "/glob", base)
 
     def ours(_: int) -> float:
         return timed(lambda: nx.glob("**/*.txt", "/glob"))

@@ -32,8 +32,8 @@ OS_WRITE = "os write, rename"
 BATCH_FILES = 100
 THREADS = 16
 THREAD_FILES = 10
-WALKED_DIRECTORIES = 100
-WALKED_FILES = 100
+TREE_DIRECTORIES = 100
+TREE_FILES = 100
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
@@ -285,15 +285,21 @@ def _listing(
     )
 
 
+def make_trees(nx: NexusFilesystem, ours: str, theirs: Path) -> None:
+    """Make the same 10,000 empty files in 100 directories on both sides, a tenth of them .txt."""
+    for directory in range(TREE_DIRECTORIES):
+        (theirs / f"{directory:03d}").mkdir(parents=True)
+        numbers = range(TREE_FILES)
+        names = [f"{directory:03d}/{n:03d}.{'md' if n % 10 else 'txt'}" for n in numbers]
+        for name in names:
+            (theirs / name).touch()
+        nx.write_batch((f"{ours}/{name}", b"") for name in names)
+
+
 def walking(plan: Plan, nx: NexusFilesystem, folder: Path) -> Row:
     """List 10,000 files in 100 directories, all at once."""
     base = folder / "walk"
-    for directory in range(WALKED_DIRECTORIES):
-        (base / f"{directory:03d}").mkdir(parents=True)
-        names = [f"{directory:03d}/{number:03d}.txt" for number in range(WALKED_FILES)]
-        for name in names:
-            (base / name).touch()
-        nx.write_batch((f"/walk/{name}", b"") for name in names)
+    make_trees(nx, "/walk", base)
 
     def ours(_: int) -> float:
         return timed(lambda: nx.list("/walk", recursive=True))
@@ -303,7 +309,7 @@ def walking(plan: Plan, nx: NexusFilesystem, folder: Path) -> Row:
 
     return compare(
         SECTION,
-        f"walk {WALKED_DIRECTORIES * WALKED_FILES:,} files",
+        f"walk {TREE_DIRECTORIES * TREE_FILES:,} files",
         interleave(ours, plain, plan.few_rounds),
         against="os.walk",
         unit="ms",
