@@ -25,7 +25,7 @@ FILES: Final = {SQLITE: "meta.db", REDB: "meta.redb"}
 
 BESIDE: Final = {
     SQLITE: ("-wal", "-shm", "-journal", ".head", ".reserve", ".new"),
-    REDB: (".log", ".head", ".reserve", ".new"),
+    REDB: (".log", ".log2", ".head", ".reserve", ".new"),
 }
 """What a store keeps beside its file, by kind."""
 
