@@ -12,13 +12,9 @@ are known to :func:`parse_key` alone.
 Invariants:
 
 1. Every current record but a volume's root has a current record of a directory as its parent.
-2. A cached record equals the stored one. It is dropped before its commit and set after it, and a
-   reader keeps what it read only if no commit began, ran or ended meanwhile (``_epoch``,
-   ``_committing``): one that is in the store but not in the cache yet must not be mixed with it.
-3. ``_possible`` has, of a directory that was made here, at least every name that is in it: a name
-   is noted before its commit. So a name that it lacks is not there, without asking the store.
+2. What the cache has equals what is stored (:mod:`nexus.core.inode_cache`).
 
-Lock order: the VFS lock of the paths concerned, SealedStore's turn, ``_cache_lock`` (a leaf).
+Lock order: the VFS lock of the paths concerned, SealedStore's turn, the cache's own.
 """
 
 from __future__ import annotations
@@ -26,16 +22,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
-
-import msgspec
+from typing import Any, NamedTuple
 
 from nexus.contracts.errors import ConflictError
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import DIRECTORY_TYPES, DT_DIR, FileMetadata, Stat
 from nexus.contracts.object_store import Extent
 from nexus.core.metadata_codec import decode_metadata, encode_event, encode_metadata
-from nexus.core.primitives import decode_event
+from nexus.core.primitives import InodeCache, decode_event
 from nexus.core.record_seal import Sealed
 from nexus.core.sealed_store import (
     CHAIN,
@@ -44,8 +38,7 @@ from nexus.core.sealed_store import (
     revision_key,
     revision_of,
 )
-from nexus.lib.lock_order import Level, ordered_lock
-from nexus.lib.paths import depth, name, parent
+from nexus.lib.paths import depth
 
 CACHED_RECORDS = 1 << 16
 CACHED_LISTING_NAMES = 1 << 18
@@ -91,15 +84,11 @@ class InodeTable:
         place = _key_part(zone_id) + _key_part(volume_id)
         self.current_prefix = b"C" + place
         self.version_prefix = b"V" + place
-        self._cache_lock = ordered_lock(Level.THREAD)  # guards all below; single lookups go without
-        self._cache: dict[str, Inode | None] = {}  # None: nothing is there
-        self._listings: dict[str, list[str]] = {}
-        self._directories: dict[str, list[str]] = {}  # in some of the directories in _listings
-        self._listed_names = 0
-        self._possible: dict[str, set[str]] = {}
-        self._possible_names = 0
-        self._epoch = 0
-        self._committing: set[object] = set()
+        limits = CACHED_RECORDS, CACHED_LISTING_NAMES, _LARGEST_CACHED_LISTING
+        self._cache: InodeCache[Inode] = InodeCache(*limits)
+        self._look = self._cache.look
+        self.drop_cache = self._cache.clear
+        """Forget everything kept in memory."""
         self._end_notices = store.on_uncertain(self.drop_cache)
 
     def close(self) -> None:
@@ -110,33 +99,26 @@ class InodeTable:
 
     def get(self, path: str) -> Inode | None:
         """Return the current record of a canonical volume path, or None."""
-        found: Inode | None = self._cache.get(path, _UNKNOWN)
+        found: Inode | None = self._look(path, _UNKNOWN)
         if found is not _UNKNOWN:
             return found
-        slash = path.rfind("/")
-        names = self._possible.get(path[:slash] or "/")
-        if names is not None and path[slash + 1 :] not in names:
-            return None
-        epoch = self._epoch
+        epoch = self._cache.epoch
         record = self.store.get(self.key(path))
         inode = None if record is None else Inode(decode_metadata(record), record)
-        self._remember(path, inode, epoch)
+        if self.store.cacheable:
+            self._cache.keep(path, inode, epoch)
         return inode
-
-    def _is_impossible(self, path: str) -> bool:
-        names = self._possible.get(parent(path))
-        return names is not None and name(path) not in names
 
     def load(self, paths: Iterable[str]) -> None:
         """Read several records at once, so that :meth:`get` finds them in memory."""
         if not self.store.cacheable:
             return
-        epoch = self._epoch
-        wanted = [p for p in paths if p not in self._cache and not self._is_impossible(p)]
+        epoch = self._cache.epoch
+        wanted = [path for path in paths if self._look(path, _UNKNOWN) is _UNKNOWN]
         records = self.store.get_many([self.key(path) for path in wanted])
         for path, record in zip(wanted, records, strict=True):
             inode = None if record is None else Inode(decode_metadata(record), record)
-            self._remember(path, inode, epoch)
+            self._cache.keep(path, inode, epoch)
 
     def key(self, path: str) -> bytes:
         """Return the key of a path's current record."""
@@ -151,29 +133,29 @@ class InodeTable:
 
         The list is shared: callers do not change it.
         """
-        names = self._listings.get(directory)
+        names = self._cache.names(directory)
         if names is not None:
             return names
-        epoch = self._epoch
+        epoch = self._cache.epoch
         records = self._children_at_once(directory)
         if records is None:
             return None
         names = self._names(directory, records)
-        self._remember_listing(directory, names, None, epoch)
+        self._keep_listing(directory, names, None, epoch)
         return names
 
     def child_directories(self, directory: str) -> list[str] | None:
         """Return the sorted names of the directories in a directory; as :meth:`child_names`."""
-        directories = self._directories.get(directory)
+        directories = self._cache.directories(directory)
         if directories is not None:
             return directories
-        epoch = self._epoch
+        epoch = self._cache.epoch
         records = self._children_at_once(directory)
         if records is None:
             return None
         are = [r for r in records if decode_metadata(r).entry_type in DIRECTORY_TYPES]
         directories = self._names(directory, are)
-        self._remember_listing(directory, self._names(directory, records), directories, epoch)
+        self._keep_listing(directory, self._names(directory, records), directories, epoch)
         return directories
 
     def _children_at_once(self, directory: str) -> list[Sealed] | None:
@@ -192,7 +174,7 @@ class InodeTable:
 
     def has_children(self, directory: str) -> bool:
         """Return whether anything lies in a directory."""
-        names = self._listings.get(directory)
+        names = self._cache.names(directory)
         if names is not None:
             return bool(names)
         return bool(self.store.scan(self._children_prefix(directory), limit=1))
@@ -256,113 +238,46 @@ class InodeTable:
 
     # -- the cache ----------------------------------------------------------------------------
 
-    def _remember(self, path: str, inode: Inode | None, epoch: int) -> None:
-        if not self.store.cacheable:
-            return
-        with self._cache_lock:
-            if epoch == self._epoch and not self._committing:
-                self._keep_locked(path, inode)
-
-    def _keep_locked(self, path: str, inode: Inode | None) -> None:
-        cache = self._cache
-        if len(cache) >= CACHED_RECORDS and path not in cache:
-            del cache[next(iter(cache))]
-        cache[path] = inode
-
-    def _remember_listing(
+    def _keep_listing(
         self, directory: str, names: list[str], directories: list[str] | None, epoch: int
     ) -> None:
-        if not self.store.cacheable:
-            return
-        with self._cache_lock:
-            if epoch == self._epoch and not self._committing:
-                self._keep_listing_locked(directory, names)
-                if directories is not None:
-                    self._directories[directory] = directories
+        if self.store.cacheable:
+            self._cache.keep_listing(directory, names, directories, epoch)
 
-    def _keep_listing_locked(self, directory: str, names: list[str]) -> None:
-        self._forget_listing_locked(directory)
-        self._listed_names += len(names)
-        while self._listings and self._listed_names > CACHED_LISTING_NAMES:
-            self._forget_listing_locked(next(iter(self._listings)))
-        self._listings[directory] = names
-
-    def _forget_listing_locked(self, directory: str) -> None:
-        names = self._listings.pop(directory, None)
-        if names is not None:
-            self._listed_names -= len(names)
-            self._directories.pop(directory, None)
-
-    def drop_cache(self) -> None:
-        """Forget everything kept in memory."""
-        with self._cache_lock:
-            self._epoch += 1
-            self._cache.clear()
-            self._listings.clear()
-            self._directories.clear()
-            self._listed_names = 0
-            self._possible.clear()
-            self._possible_names = 0
-
-    def begin(self, commit: object, changes: dict[str, Change], moved: Moved) -> None:
+    def begin(self, commit: object, changes: dict[str, Change]) -> None:
         """Drop what a commit is about to change, and keep nothing new until :meth:`end`."""
-        with self._cache_lock:
-            self._committing.add(commit)
-            self._drop_locked(changes, moved)
-            if moved and self.has_whole_trees and self.store.cacheable:
-                self._note_possible_locked(moved)
+        appearing: list[str] = []
+        vanishing: list[str] = []
+        empty: list[str] = []
+        for path, (_, meta, replaced) in changes.items():
+            if meta is None:
+                vanishing.append(path)
+            elif replaced is None:
+                appearing.append(path)
+                if meta.entry_type == DT_DIR and self._is_empty(path):
+                    empty.append(path)
+            elif meta.entry_type != replaced.meta.entry_type:
+                appearing.append(path)
+        self._cache.begin(commit, changes, appearing, vanishing, empty)
+
+    def _is_empty(self, made: str) -> bool:
+        """Return whether it is certain that nothing is in a directory that is being made."""
+        if not (self.has_whole_trees and self.store.cacheable):
+            return False
+        # Where a directory's own record was lost, its entries are there before it.
+        return not self.store.holds_any(self._children_prefix(made))
 
     def end(
-        self,
-        commit: object,
-        changes: dict[str, Change],
-        moved: Moved,
-        written: dict[bytes, Sealed],
+        self, commit: object, changes: dict[str, Change], written: dict[bytes, Sealed]
     ) -> None:
         """Keep what the commit has ``written``; nothing after one that failed."""
-        with self._cache_lock:
-            self._committing.discard(commit)
-            self._drop_locked(changes, moved)
-            if not written or not self.store.cacheable:
-                return
-            for path, change in changes.items():
-                record = written.get(change.key)
-                if record is not None and change.meta is not None:
-                    self._keep_locked(path, Inode(change.meta, record))
-
-    def _note_possible_locked(self, moved: Moved) -> None:
-        """Note which names may be in directories that were made here, before they are there."""
-        for path, change in moved:
-            # Where a directory's own record was lost, its entries are there before it.
-            if change.makes_directory and not self.store.holds_any(self._children_prefix(path)):
-                self._forget_possible_locked(path)
-                self._possible[path] = set()
-        for path, change in moved:
-            if change.meta is None:
-                continue
-            directory = parent(path)
-            names = self._possible.get(directory)
-            if names is not None:
-                names.add(name(path))
-                self._possible_names += 1
-                if len(names) > _LARGEST_CACHED_LISTING:
-                    self._forget_possible_locked(directory)
-        while self._possible and self._possible_names > CACHED_LISTING_NAMES:
-            self._forget_possible_locked(next(iter(self._possible)))
-
-    def _forget_possible_locked(self, directory: str) -> None:
-        self._possible_names -= len(self._possible.pop(directory, ()))
-
-    def _drop_locked(self, changes: dict[str, Change], moved: Moved) -> None:
-        self._epoch += 1
-        for path in changes:
-            self._cache.pop(path, None)
-        for path, change in moved:
-            if self._listings:
-                self._forget_listing_locked(parent(path))
-                self._forget_listing_locked(path)
-            if change.meta is None:
-                self._forget_possible_locked(path)
+        kept: list[tuple[str, Inode]] = []
+        if written and self.store.cacheable:
+            for path, (key, meta, _) in changes.items():
+                record = written.get(key)
+                if record is not None and meta is not None:
+                    kept.append((path, Inode(meta, record)))
+        self._cache.end(commit, kept)
 
 
 class OverlayTable(InodeTable):
@@ -389,32 +304,12 @@ class OverlayTable(InodeTable):
         return self._inodes(self.current_prefix + base, self.key(after) if after else b"")
 
 
-class Change(msgspec.Struct, frozen=True):
+class Change(NamedTuple):
     """What a transaction does to one path: a new record, or None to remove it."""
 
     key: bytes
     meta: FileMetadata | None
     replaced: Inode | None
-
-    @property
-    def moves(self) -> bool:
-        """Whether a name appears, disappears, or becomes another kind of entry."""
-        meta, replaced = self.meta, self.replaced
-        return meta is None or replaced is None or meta.entry_type != replaced.meta.entry_type
-
-    @property
-    def makes_directory(self) -> bool:
-        """Whether a directory appears, in which nothing can be yet."""
-        meta = self.meta
-        return self.replaced is None and meta is not None and meta.entry_type == DT_DIR
-
-
-Moved: TypeAlias = list[tuple[str, Change]]
-"""The changes by which a name appears, disappears, or becomes another kind of entry."""
-
-
-def _moved(changes: dict[str, Change]) -> Moved:
-    return [item for item in changes.items() if item[1].moves]
 
 
 class Transaction:
@@ -489,21 +384,21 @@ class Transaction:
     def commit(self, *, durable: bool) -> int:
         """Commit everything; return the revision. Errors: those of the driver."""
         mutation, store, events = self._mutation, self._store, self._events
-        changed = [(table, some, _moved(some)) for table, some in self._changes.items()]
-        for table, changes, _ in changed:
+        changed = self._changes
+        for table, changes in changed.items():
             for path, change in changes.items():
                 self._stage(table, path, change)
         if events:
             self._stage_events(events)
         by_key: dict[bytes, Sealed] = {}
         try:
-            for table, changes, moved in changed:
-                table.begin(self, changes, moved)
+            for table, changes in changed.items():
+                table.begin(self, changes)
             revision, written = store.commit(mutation, durable=durable)
             by_key = {record.key: record for record in written}
         finally:
-            for table, changes, moved in changed:
-                table.end(self, changes, moved, by_key)
+            for table, changes in changed.items():
+                table.end(self, changes, by_key)
             # Also where the outcome is unknown: who is woken looks into the journal.
             if events:
                 store.announce(events)
@@ -521,10 +416,11 @@ class Transaction:
             mutation.chain = partial(store.chain, events)
 
     def _stage(self, table: InodeTable, path: str, change: Change) -> None:
-        replaced = change.replaced.record if change.replaced else None
-        if change.meta is not None:
-            payload = encode_metadata(change.meta)
-            self._mutation.put(change.key, payload, replaced)
+        key, meta, inode = change
+        replaced = None if inode is None else inode.record
+        if meta is not None:
+            payload = encode_metadata(meta)
+            self._mutation.put(key, payload, replaced)
         elif replaced is not None:
             payload = b""
             self._mutation.delete(replaced)

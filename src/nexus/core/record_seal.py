@@ -16,6 +16,8 @@ import xxhash
 PREFIX_BYTES: Final = 16
 """What stands before the payload."""
 
+_MASK: Final = (1 << 64) - 1
+
 
 class Sealed(msgspec.Struct, frozen=True, gc=False):
     """A verified record: payload, the zone revision that wrote it, and its seal."""
@@ -31,6 +33,40 @@ def seal_record(key: bytes, payload: bytes, at: bytes) -> tuple[bytes, int]:
     body = at + payload
     checksum = xxhash.xxh3_64_intdigest(key + body)
     return checksum.to_bytes(8, "big") + body, checksum
+
+
+def seal_mutation(
+    puts: list[tuple[bytes, bytes, Sealed | None]],
+    at_revision: list[tuple[bytes, bytes, bytes]],
+    revision: int,
+    /,
+) -> tuple[list[tuple[bytes, bytes]], list[Sealed], int, int]:
+    """Seal what one commit writes, as its revision.
+
+    ``puts`` are (key, payload, record that is replaced); ``at_revision`` are (start of the key,
+    payload, end of the key), with the revision in between. Return the (key, value) rows to store,
+    the records of the puts, and what all of it adds to the number of records and, modulo 2**64, to
+    the sum of their seals.
+    """
+    at = revision.to_bytes(8, "big")
+    rows: list[tuple[bytes, bytes]] = []
+    written: list[Sealed] = []
+    records, seal_sum = len(at_revision), 0
+    for key, payload, replaced in puts:
+        value, seal = seal_record(key, payload, at)
+        rows.append((key, value))
+        written.append(Sealed(key, payload, revision, seal))
+        seal_sum += seal
+        if replaced is None:
+            records += 1
+        else:
+            seal_sum -= replaced.seal
+    for prefix, payload, suffix in at_revision:
+        key = prefix + at + suffix
+        value, seal = seal_record(key, payload, at)
+        rows.append((key, value))
+        seal_sum += seal
+    return rows, written, records, seal_sum & _MASK
 
 
 def unseal_record(key: bytes, value: bytes) -> tuple[bytes, int, int] | None:

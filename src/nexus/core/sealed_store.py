@@ -38,7 +38,7 @@ from nexus.contracts.errors import (
     StorageFailedError,
 )
 from nexus.contracts.metastore import Batch, Condition, MetastoreABC
-from nexus.core.primitives import seal_record, unseal_record
+from nexus.core.primitives import seal_mutation, seal_record, unseal_record
 from nexus.core.record_seal import Sealed
 from nexus.lib.lock_order import Level, ordered_lock
 
@@ -421,8 +421,6 @@ class SealedStore:
             committed += 1
             revision += 1
             ticket.revision = revision
-            at = _REVISION.pack(revision)
-            ticket.written.clear()
             durable |= ticket.durable
             reclaim &= mutation.reclaim
             for record in mutation.deletes:
@@ -430,26 +428,20 @@ class SealedStore:
                 puts.pop(record.key, None)
                 records -= 1
                 total -= record.seal
-            for key, payload, replaced in mutation.puts:
-                puts[key], seal = seal_record(key, payload, at)
-                if deletes:
+            rows, ticket.written, added, seals = seal_mutation(
+                mutation.puts, mutation.at_revision, revision
+            )
+            puts.update(rows)
+            if deletes:
+                for key, _ in rows:
                     deletes.pop(key, None)
-                ticket.written.append(Sealed(key, payload, revision, seal))
-                if replaced is None:
-                    records += 1
-                    total += seal
-                else:
-                    total += seal - replaced.seal
-            for prefix, payload, suffix in mutation.at_revision:
-                key = prefix + at + suffix
-                puts[key], seal = seal_record(key, payload, at)
-                records += 1
-                total += seal
+            records += added
+            total += seals
             if mutation.chain is not None:
                 previous = self._link_locked(chain_end) if link is None else link
                 link = mutation.chain(revision, previous)
-                key = CHAIN + at
-                puts[key], seal = seal_record(key, link, at)
+                at = revision_key(revision)
+                puts[CHAIN + at], seal = seal_record(CHAIN + at, link, at)
                 records += 1
                 total += seal
                 chain_end = revision
@@ -458,7 +450,7 @@ class SealedStore:
         if not committed:
             return
         new = Head(revision, records, total & _MASK, start, chain_end)
-        puts[_HEAD_KEY], _ = seal_record(_HEAD_KEY, new.packed(), at)
+        puts[_HEAD_KEY], _ = seal_record(_HEAD_KEY, new.packed(), revision_key(revision))
         self._head_version = self._store.commit(
             Batch(list(puts.items()), list(deletes)),
             (Condition(_HEAD_KEY, self._head_version),),

@@ -2,6 +2,7 @@
 
 mod chunker;
 mod holders;
+mod inode_cache;
 mod metadata_codec;
 mod path_trie;
 mod paths;
@@ -23,13 +24,15 @@ mod kernel {
     #[pymodule_export]
     use super::holders::Holders;
     #[pymodule_export]
+    use super::inode_cache::InodeCache;
+    #[pymodule_export]
     use super::metadata_codec::{decode_event, decode_metadata, encode_event, encode_metadata};
     #[pymodule_export]
     use super::path_trie::PathTrie;
     #[pymodule_export]
     use super::paths::normalize;
     #[pymodule_export]
-    use super::record_seal::{seal_record, unseal_record};
+    use super::record_seal::{seal_mutation, seal_record, unseal_record};
     #[pymodule_export]
     use super::ring_buffer::RingBuffer;
     #[pymodule_export]

@@ -2,14 +2,21 @@
 
 use std::cell::RefCell;
 
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyList, PyTuple, PyType};
 
 use crate::record_seal::{self, PREFIX_BYTES};
+
+static SEALED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
+
+/// Rows to store, the records of the puts, and what all of it adds to both totals.
+type Sealing<'py> = (Bound<'py, PyList>, Bound<'py, PyList>, usize, u64);
 
 /// Twin of `nexus.core.record_seal.seal_record`.
 #[pyfunction]
@@ -20,13 +27,69 @@ pub fn seal_record<'py>(
     payload: &[u8],
     at: [u8; 8],
 ) -> PyResult<(Bound<'py, PyBytes>, u64)> {
+    SCRATCH.with_borrow_mut(|scratch| sealed(py, key, payload, at, scratch))
+}
+
+fn sealed<'py>(
+    py: Python<'py>,
+    key: &[u8],
+    payload: &[u8],
+    at: [u8; 8],
+    scratch: &mut Vec<u8>,
+) -> PyResult<(Bound<'py, PyBytes>, u64)> {
     let mut seal = 0;
     let value = PyBytes::new_with(py, PREFIX_BYTES + payload.len(), |value| {
-        seal =
-            SCRATCH.with_borrow_mut(|scratch| record_seal::seal(key, payload, at, value, scratch));
+        seal = record_seal::seal(key, payload, at, value, scratch);
         Ok(())
     })?;
     Ok((value, seal))
+}
+
+/// Twin of `nexus.core.record_seal.seal_mutation`.
+#[pyfunction]
+#[pyo3(signature = (puts, at_revision, revision, /))]
+pub fn seal_mutation<'py>(
+    py: Python<'py>,
+    puts: &Bound<'py, PyList>,
+    at_revision: &Bound<'py, PyList>,
+    revision: u64,
+) -> PyResult<Sealing<'py>> {
+    let class = SEALED.import(py, "nexus.core.record_seal", "Sealed")?;
+    let at = revision.to_be_bytes();
+    let (rows, written) = (PyList::empty(py), PyList::empty(py));
+    let (mut records, mut seal_sum) = (at_revision.len(), 0_u64);
+    let mut scratch = SCRATCH.take();
+    for put in puts {
+        let (key, payload, replaced): (Bound<'_, PyBytes>, Bound<'_, PyBytes>, Bound<'_, PyAny>) =
+            put.extract()?;
+        let (value, seal) = sealed(py, key.as_bytes(), payload.as_bytes(), at, &mut scratch)?;
+        seal_sum = seal_sum.wrapping_add(seal);
+        if replaced.is_none() {
+            records += 1;
+        } else {
+            let before: u64 = replaced.getattr(intern!(py, "seal"))?.extract()?;
+            seal_sum = seal_sum.wrapping_sub(before);
+        }
+        rows.append(PyTuple::new(py, [&key, &value])?)?;
+        written.append(class.call1((key, payload, revision, seal))?)?;
+    }
+    let mut key = Vec::new();
+    for put in at_revision {
+        let (prefix, payload, suffix): (
+            Bound<'_, PyBytes>,
+            Bound<'_, PyBytes>,
+            Bound<'_, PyBytes>,
+        ) = put.extract()?;
+        key.clear();
+        key.extend(prefix.as_bytes());
+        key.extend(at);
+        key.extend(suffix.as_bytes());
+        let (value, seal) = sealed(py, &key, payload.as_bytes(), at, &mut scratch)?;
+        seal_sum = seal_sum.wrapping_add(seal);
+        rows.append(PyTuple::new(py, [PyBytes::new(py, &key), value])?)?;
+    }
+    SCRATCH.set(scratch);
+    Ok((rows, written, records, seal_sum))
 }
 
 /// Twin of `nexus.core.record_seal.unseal_record`.
