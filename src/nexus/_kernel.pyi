@@ -252,6 +252,7 @@ def decode_event(record: Sealed, /) -> FileEvent: ...
 def seal_record(key: bytes, payload: bytes, at: bytes, /) -> tuple[bytes, int]: ...
 def seal_mutation(
     puts: list[tuple[bytes, bytes, Sealed | None]],
+    deletes: list[Sealed],
     at_revision: list[tuple[bytes, bytes, bytes]],
     revision: int,
     /,

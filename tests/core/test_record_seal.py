@@ -41,3 +41,37 @@ def test_both_implementations_seal_alike(key: bytes, payload: bytes, at: bytes) 
     assert rust_one().seal_record(key, payload, at) == (value, seal)
     assert rust_one().unseal_record(key, value) == record_seal.unseal_record(key, value)
     assert rust_one().unseal_record(payload, key) == record_seal.unseal_record(payload, key)
+
+
+short = st.binary(max_size=12)
+records = st.builds(record_seal.Sealed, short, short, st.integers(1, 9), st.integers(0, 2**64 - 1))
+
+
+@settings(max_examples=10_000)
+@given(
+    st.lists(st.tuples(short, short, st.one_of(st.none(), records)), max_size=4),
+    st.lists(records, max_size=3),
+    st.lists(st.tuples(short, short, short), max_size=4),
+    st.integers(0, 2**63),
+)
+def test_both_implementations_seal_a_mutation_alike(
+    puts: Any, deletes: Any, at_revision: Any, revision: int
+) -> None:
+    sealed = record_seal.seal_mutation(puts, deletes, at_revision, revision)
+    assert rust_one().seal_mutation(puts, deletes, at_revision, revision) == sealed
+
+
+def test_the_totals_of_a_mutation_are_those_of_its_records(seals: Any) -> None:
+    old = record_seal.Sealed(b"old", b"", 1, 5)
+    gone = record_seal.Sealed(b"gone", b"", 1, 7)
+    rows, written, added, seal_sum = seals.seal_mutation(
+        [(b"old", b"x", old), (b"new", b"y", None)], [gone], [(b"J", b"z", b"\0")], 9
+    )
+    assert [key for key, _ in rows] == [b"old", b"new", b"J" + (9).to_bytes(8, "big") + b"\0"]
+    found = [seals.unseal_record(key, value) for key, value in rows]
+    assert [(payload, at) for payload, at, _ in found] == [(b"x", 9), (b"y", 9), (b"z", 9)]
+    assert [(r.key, r.payload, r.revision, r.seal) for r in written] == [
+        (key, *row) for (key, _), row in zip(rows[:2], found[:2], strict=True)
+    ]
+    assert added == 1
+    assert seal_sum == (sum(seal for _, _, seal in found) - 5 - 7) % 2**64

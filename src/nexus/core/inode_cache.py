@@ -50,7 +50,7 @@ class InodeCache(Generic[T]):
 
     @property
     def epoch(self) -> int:
-        """What :meth:`keep` and :meth:`keep_listing` want to have from before the store was read."""
+        """What who keeps something has to have asked for before the store was read."""
         return self._epoch
 
     # -- looking ------------------------------------------------------------------------------

@@ -267,9 +267,7 @@ class InodeTable:
         # Where a directory's own record was lost, its entries are there before it.
         return not self.store.holds_any(self._children_prefix(made))
 
-    def end(
-        self, commit: object, changes: dict[str, Change], written: dict[bytes, Sealed]
-    ) -> None:
+    def end(self, commit: object, changes: dict[str, Change], written: dict[bytes, Sealed]) -> None:
         """Keep what the commit has ``written``; nothing after one that failed."""
         kept: list[tuple[str, Inode]] = []
         if written and self.store.cacheable:

@@ -37,6 +37,7 @@ def seal_record(key: bytes, payload: bytes, at: bytes) -> tuple[bytes, int]:
 
 def seal_mutation(
     puts: list[tuple[bytes, bytes, Sealed | None]],
+    deletes: list[Sealed],
     at_revision: list[tuple[bytes, bytes, bytes]],
     revision: int,
     /,
@@ -45,13 +46,14 @@ def seal_mutation(
 
     ``puts`` are (key, payload, record that is replaced); ``at_revision`` are (start of the key,
     payload, end of the key), with the revision in between. Return the (key, value) rows to store,
-    the records of the puts, and what all of it adds to the number of records and, modulo 2**64, to
-    the sum of their seals.
+    the records of the puts, and what puts and deletes add to the number of records and, modulo
+    2**64, to the sum of their seals.
     """
     at = revision.to_bytes(8, "big")
     rows: list[tuple[bytes, bytes]] = []
     written: list[Sealed] = []
-    records, seal_sum = len(at_revision), 0
+    records = len(at_revision) - len(deletes)
+    seal_sum = -sum(record.seal for record in deletes)
     for key, payload, replaced in puts:
         value, seal = seal_record(key, payload, at)
         rows.append((key, value))

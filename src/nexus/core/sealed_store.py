@@ -12,9 +12,11 @@ Invariants:
    the sum of their seals modulo 2**64, so that a missing record is noticed by counting.
 4. After a commit whose outcome is unknown the head is read again before anything else commits.
 
-Lock order: ``_turn``, then whatever the driver takes. Group commit: mutations queue, and whoever
-gets ``_turn`` commits everything queued in one batch of the driver, synced once if any asks for
-it. A batch that is refused for one mutation's sake is repeated mutation by mutation.
+Lock order: ``_turn``, then whatever the driver takes. Where the driver shares syncs, a mutation is
+committed by itself within the turn, and the sync that it asks for is waited for after it. Elsewhere
+commits are grouped: mutations queue, and whoever gets ``_turn`` commits everything queued in one
+batch of the driver, synced once if any asks for it. A batch that is refused for one mutation's sake
+is repeated mutation by mutation.
 
 The head is the last put of each commit and its only condition: a driver may keep count by it.
 """
@@ -80,6 +82,9 @@ Chain = Callable[[Sequence[Any], int, bytes], bytes]
 """Told of what is being committed, its revision, and the record of the commit before it that had
 one (empty for the first); returns the record of this one. Called within the turn: it takes none."""
 
+_Link = tuple[int, bytes]
+"""A revision, and the record of its commit."""
+
 Tap = Callable[[Sequence[Any]], Callable[[int], None] | None]
 """Told of what is about to be committed; returns what to call with its revision, in order."""
 
@@ -144,10 +149,11 @@ class SealedStore:
 
     def __init__(self, store: MetastoreABC) -> None:
         self._store = store
+        self._shares_syncs = store.capabilities.shares_syncs
         self._turn = ordered_lock(Level.THREAD)
         self._queue: deque[_Ticket] = deque()
         self._head: Head | None = None  # guarded by _turn; None: read it before the next commit
-        self._newest_link = (0, b"")  # guarded by _turn: a revision, and the record of its commit
+        self._newest_link: _Link = (0, b"")  # guarded by _turn
         self._head_version = 0
         self.commits = 0  # of this process; guarded by _turn
         self._on_uncertain: list[Callable[[], None]] = []
@@ -249,6 +255,8 @@ class SealedStore:
         Errors: those of the driver, and that of a requirement which does not hold, with nothing
         acknowledged.
         """
+        if self._shares_syncs:
+            return self._commit_alone(mutation, durable)
         ticket = _Ticket(mutation, durable)
         try:
             self._queue.append(ticket)
@@ -261,6 +269,20 @@ class SealedStore:
         if ticket.error is not None:
             raise copy.copy(ticket.error)
         return ticket.revision, ticket.written
+
+    def _commit_alone(self, mutation: Mutation, durable: bool) -> tuple[int, list[Sealed]]:
+        """Commit within the turn, and wait for the disk after it, with who else waits for that."""
+        try:
+            with self._turn:
+                answer = self._apply_alone_locked(mutation)
+            if durable:
+                self._store.sync()
+            return answer
+        except BaseException as error:
+            self._head = None
+            if not isinstance(error, NoSpaceError | ConflictError):
+                self._tell_uncertain()
+            raise
 
     def _withdraw(self, ticket: _Ticket) -> None:
         """Return once nobody will commit the ticket any more, whatever interrupts the wait.
@@ -302,8 +324,7 @@ class SealedStore:
         value, _ = seal_record(_HEAD_KEY, head.packed(), revision_key(head.revision))
         self._store.commit(Batch([(_HEAD_KEY, value)]), durable=True)
         self._head = None
-        for callback in self._on_uncertain:
-            callback()
+        self._tell_uncertain()
         return head
 
     def check(self) -> list[str]:
@@ -349,10 +370,10 @@ class SealedStore:
                 self._head, self._head_version = Head(*fields), found[1]
         return self._head
 
-    def _link_locked(self, revision: int) -> bytes:
+    def _link_locked(self, revision: int, newest: _Link) -> bytes:
         """Return the record of a commit, empty where it has none."""
-        if revision and self._newest_link[0] == revision:
-            return self._newest_link[1]
+        if revision and newest[0] == revision:
+            return newest[1]
         record = self.get(CHAIN + _REVISION.pack(revision)) if revision else None
         return record.payload if record else b""
 
@@ -378,92 +399,114 @@ class SealedStore:
             self._head = None
             for ticket in tickets:
                 ticket.error = ticket.error or _interrupted()
-            for callback in self._on_uncertain:
-                callback()
+            self._tell_uncertain()
             raise
         finally:
             for ticket in tickets:
                 ticket.done = True
 
+    def _tell_uncertain(self) -> None:
+        for callback in self._on_uncertain:
+            callback()
+
     def _try_group_locked(self, tickets: list[_Ticket]) -> NexusError | None:
         """Commit them; return what refused all of them, not what each one failed by itself."""
         try:
-            self._apply_locked(tickets)
+            self._apply_group_locked(tickets)
             return None
         except NexusError as error:
             self._head = None
             if not isinstance(error, NoSpaceError | ConflictError):
-                for callback in self._on_uncertain:
-                    callback()
+                self._tell_uncertain()
             for ticket in tickets:
                 ticket.error = error
             return error
 
-    def _apply_locked(self, tickets: list[_Ticket]) -> None:
-        head = self._head
-        if head is None:
-            head = self._load_head_locked()
-        revision, records, total = head.revision, head.records, head.seal_sum
-        start, chain_end = head.journal_start, head.chain_end
+    def _apply_group_locked(self, tickets: list[_Ticket]) -> None:
+        head = self._head or self._load_head_locked()
+        link = self._newest_link
         puts: dict[bytes, bytes] = {}
         deletes: dict[bytes, None] = {}
-        durable = False
-        reclaim = True
-        link: bytes | None = None
-        committed = 0
+        committed: list[_Ticket] = []
         for ticket in tickets:
             mutation = ticket.mutation
-            ticket.error = None
-            if mutation.required:
-                ticket.error = self._unmet(mutation, puts, deletes)
-                if ticket.error is not None:
-                    continue
-            committed += 1
-            revision += 1
-            ticket.revision = revision
-            durable |= ticket.durable
-            reclaim &= mutation.reclaim
+            ticket.error = self._unmet(mutation, puts, deletes)
+            if ticket.error is not None:
+                continue
+            head, link, rows, ticket.written = self._sealed_locked(head, link, mutation)
+            ticket.revision = head.revision
             for record in mutation.deletes:
                 deletes[record.key] = None
                 puts.pop(record.key, None)
-                records -= 1
-                total -= record.seal
-            rows, ticket.written, added, seals = seal_mutation(
-                mutation.puts, mutation.at_revision, revision
-            )
-            puts.update(rows)
-            if deletes:
-                for key, _ in rows:
-                    deletes.pop(key, None)
-            records += added
-            total += seals
-            if mutation.chain is not None:
-                previous = self._link_locked(chain_end) if link is None else link
-                link = mutation.chain(revision, previous)
-                at = revision_key(revision)
-                puts[CHAIN + at], seal = seal_record(CHAIN + at, link, at)
-                records += 1
-                total += seal
-                chain_end = revision
-            if mutation.journal_start is not None:
-                start = max(start, mutation.journal_start)
+            for key, value in rows:
+                deletes.pop(key, None)
+                puts[key] = value
+            committed.append(ticket)
         if not committed:
             return
-        new = Head(revision, records, total & _MASK, start, chain_end)
-        puts[_HEAD_KEY], _ = seal_record(_HEAD_KEY, new.packed(), revision_key(revision))
-        self._head_version = self._store.commit(
-            Batch(list(puts.items()), list(deletes)),
-            (Condition(_HEAD_KEY, self._head_version),),
-            durable=durable,
-            reclaim=reclaim,
-        )
-        if link is not None:
-            self._newest_link = (chain_end, link)
-        self._head = new
-        self.commits += committed
-        for ticket in tickets:
-            if ticket.error is None and ticket.mutation.on_committed is not None:
+        durable = any(ticket.durable for ticket in committed)
+        reclaim = all(ticket.mutation.reclaim for ticket in committed)
+        rows = list(puts.items())
+        self._store_locked(head, link, rows, list(deletes), durable=durable, reclaim=reclaim)
+        self.commits += len(committed)
+        for ticket in committed:
+            if ticket.mutation.on_committed is not None:
                 ticket.mutation.on_committed(ticket.revision)
+
+    def _apply_alone_locked(self, mutation: Mutation) -> tuple[int, list[Sealed]]:
+        if mutation.required:
+            error = self._unmet(mutation, {}, {})
+            if error is not None:
+                raise error
+        head = self._head or self._load_head_locked()
+        head, link, rows, written = self._sealed_locked(head, self._newest_link, mutation)
+        deletes = [record.key for record in mutation.deletes]
+        if deletes:
+            kept = {key for key, _ in rows}
+            deletes = [key for key in deletes if key not in kept]
+        self._store_locked(head, link, rows, deletes, durable=False, reclaim=mutation.reclaim)
+        self.commits += 1
+        if mutation.on_committed is not None:
+            mutation.on_committed(head.revision)
+        return head.revision, written
+
+    def _sealed_locked(
+        self, head: Head, link: _Link, mutation: Mutation
+    ) -> tuple[Head, _Link, list[tuple[bytes, bytes]], list[Sealed]]:
+        """Return the head after a mutation, the newest link, its rows, and the records it puts."""
+        revision = head.revision + 1
+        at_revision, chain_end = mutation.at_revision, head.chain_end
+        if mutation.chain is not None:
+            link = revision, mutation.chain(revision, self._link_locked(chain_end, link))
+            at_revision = [*at_revision, (CHAIN, link[1], b"")]
+            chain_end = revision
+        rows, written, records, seals = seal_mutation(
+            mutation.puts, mutation.deletes, at_revision, revision
+        )
+        start = head.journal_start
+        if mutation.journal_start is not None:
+            start = max(start, mutation.journal_start)
+        total = (head.seal_sum + seals) & _MASK
+        return Head(revision, head.records + records, total, start, chain_end), link, rows, written
+
+    def _store_locked(
+        self,
+        head: Head,
+        link: _Link,
+        rows: list[tuple[bytes, bytes]],
+        deletes: list[bytes],
+        *,
+        durable: bool,
+        reclaim: bool,
+    ) -> None:
+        value, _ = seal_record(_HEAD_KEY, head.packed(), revision_key(head.revision))
+        rows.append((_HEAD_KEY, value))
+        condition = Condition(_HEAD_KEY, self._head_version)
+        self._head_version = self._store.commit(
+            Batch(rows, deletes), (condition,), durable=durable, reclaim=reclaim
+        )
+        self._newest_link = link
+        self._head = head
 
     def _unmet(
         self, mutation: Mutation, puts: dict[bytes, bytes], deletes: dict[bytes, None]

@@ -16,7 +16,7 @@ thread_local! {
 }
 
 /// Rows to store, the records of the puts, and what all of it adds to both totals.
-type Sealing<'py> = (Bound<'py, PyList>, Bound<'py, PyList>, usize, u64);
+type Sealing<'py> = (Bound<'py, PyList>, Bound<'py, PyList>, isize, u64);
 
 /// Twin of `nexus.core.record_seal.seal_record`.
 #[pyfunction]
@@ -47,17 +47,22 @@ fn sealed<'py>(
 
 /// Twin of `nexus.core.record_seal.seal_mutation`.
 #[pyfunction]
-#[pyo3(signature = (puts, at_revision, revision, /))]
+#[pyo3(signature = (puts, deletes, at_revision, revision, /))]
 pub fn seal_mutation<'py>(
     py: Python<'py>,
     puts: &Bound<'py, PyList>,
+    deletes: &Bound<'py, PyList>,
     at_revision: &Bound<'py, PyList>,
     revision: u64,
 ) -> PyResult<Sealing<'py>> {
     let class = SEALED.import(py, "nexus.core.record_seal", "Sealed")?;
     let at = revision.to_be_bytes();
     let (rows, written) = (PyList::empty(py), PyList::empty(py));
-    let (mut records, mut seal_sum) = (at_revision.len(), 0_u64);
+    let (mut records, mut seal_sum) = (0, 0_u64);
+    for record in deletes {
+        records -= 1;
+        seal_sum = seal_sum.wrapping_sub(seal_of(&record)?);
+    }
     let mut scratch = SCRATCH.take();
     for put in puts {
         let (key, payload, replaced): (Bound<'_, PyBytes>, Bound<'_, PyBytes>, Bound<'_, PyAny>) =
@@ -67,8 +72,7 @@ pub fn seal_mutation<'py>(
         if replaced.is_none() {
             records += 1;
         } else {
-            let before: u64 = replaced.getattr(intern!(py, "seal"))?.extract()?;
-            seal_sum = seal_sum.wrapping_sub(before);
+            seal_sum = seal_sum.wrapping_sub(seal_of(&replaced)?);
         }
         rows.append(PyTuple::new(py, [&key, &value])?)?;
         written.append(class.call1((key, payload, revision, seal))?)?;
@@ -84,12 +88,17 @@ pub fn seal_mutation<'py>(
         key.extend(prefix.as_bytes());
         key.extend(at);
         key.extend(suffix.as_bytes());
+        records += 1;
         let (value, seal) = sealed(py, &key, payload.as_bytes(), at, &mut scratch)?;
         seal_sum = seal_sum.wrapping_add(seal);
         rows.append(PyTuple::new(py, [PyBytes::new(py, &key), value])?)?;
     }
     SCRATCH.set(scratch);
     Ok((rows, written, records, seal_sum))
+}
+
+fn seal_of(record: &Bound<'_, PyAny>) -> PyResult<u64> {
+    record.getattr(intern!(record.py(), "seal"))?.extract()
 }
 
 /// Twin of `nexus.core.record_seal.unseal_record`.

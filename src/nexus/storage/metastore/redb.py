@@ -63,7 +63,9 @@ class RedbMetastore(MetastoreABC):
     """An ordered store in a redb file. Shared freely between threads, not between processes."""
 
     name = "redb"
-    capabilities = MetastoreCapabilities(persistent=True, exclusive_owner=True, loadable=True)
+    capabilities = MetastoreCapabilities(
+        persistent=True, exclusive_owner=True, loadable=True, shares_syncs=True
+    )
 
     def __init__(
         self,
