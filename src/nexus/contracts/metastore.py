@@ -40,7 +40,7 @@ class Condition(NamedTuple):
     version: int
 
 
-class Batch(NamedTuple):
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """The operations of one commit. A key stands in at most one of the two."""
 
     puts: Sequence[tuple[bytes, bytes]]

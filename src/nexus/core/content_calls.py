@@ -198,6 +198,9 @@ class ContentCalls:
         try:
             if content is not None:
                 volume.settle()
+                answers = self._write_new((target,), (content,), mounted, actor)
+                if answers is not None:
+                    return answers[0]
             return kernel.creating(operation, (target,), mounted, actor, write)
         finally:
             if content is not None:
@@ -219,6 +222,9 @@ class ContentCalls:
                 contents += volume.prepare_many(operation, pairs)
             for volume in {w.volume for w, c in zip(writes, contents, strict=True) if c}:
                 volume.settle()
+            answers = self._write_new(writes, contents, mounted, actor)
+            if answers is not None:
+                return answers
             return kernel.creating(
                 operation,
                 writes,
@@ -230,6 +236,44 @@ class ContentCalls:
             for write, content in zip(writes, contents, strict=False):
                 if content is not None:
                     write.volume.abandon(content)
+
+    def _write_new(
+        self,
+        writes: Sequence[Target],
+        contents: Sequence[Content | None],
+        mounted: object,
+        actor: Actor,
+    ) -> list[Stat] | None:
+        """Write files that are new, each in a directory that is there: what most writes are.
+
+        None, and nothing was done, where it is not as simple as that: the general way then does the
+        same with more to ask, or says what is wrong.
+        """
+        for write, content in zip(writes, contents, strict=True):
+            request = write.request
+            if content is None or request.precondition is not None or not request.create:
+                return None
+        kernel = self._kernel
+        zone_id = actor.context.zone_id
+        locks = {lock_key(zone_id, write.path) for write in writes}
+        with kernel.locked_all(locks), Transaction(kernel.store) as txn:
+            if kernel.closed or kernel.router.table(zone_id) is not mounted:
+                return None
+            answers: list[Stat] = []
+            for write, content in zip(writes, contents, strict=True):
+                assert content is not None
+                answer = write.volume.write_new(txn, write.relative, content, actor)
+                if answer is None:
+                    return None
+                answers.append(answer)
+            return self._committed(txn, answers)
+
+    def _committed(self, txn: Transaction, answers: list[Stat]) -> list[Stat]:
+        if answers:
+            revision = txn.commit(durable=self._kernel.durable)
+            for answer in answers:
+                answer["revision"] = revision
+        return answers
 
     def _target(self, operation: str, request: WriteRequest, who: OperationContext) -> Target:
         path = normalize(operation, request.path)
@@ -252,11 +296,7 @@ class ContentCalls:
             self._write_one(txn, operation, write, content, actor)
             for write, content in zip(writes, contents, strict=True)
         ]
-        if answers:
-            revision = txn.commit(durable=self._kernel.durable)
-            for answer in answers:
-                answer["revision"] = revision
-        return answers
+        return self._committed(txn, answers)
 
     def _write_one(
         self,

@@ -22,7 +22,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from nexus.contracts.errors import ConflictError
 from nexus.contracts.file_events import FileEvent
@@ -108,6 +108,15 @@ class InodeTable:
         if self.store.cacheable:
             self._cache.keep(path, inode, epoch)
         return inode
+
+    def is_known_absent(self, path: str) -> bool:
+        """Return whether it is known from memory that nothing is at a path."""
+        return self._look(path, _UNKNOWN) is None
+
+    def is_known_directory(self, path: str) -> bool:
+        """Return whether it is known from memory that a directory is at a path."""
+        inode: Inode | None = self._look(path, None)
+        return inode is not None and inode.meta.entry_type in DIRECTORY_TYPES
 
     def load(self, paths: Iterable[str]) -> None:
         """Read several records at once, so that :meth:`get` finds them in memory."""
@@ -244,21 +253,31 @@ class InodeTable:
         if self.store.cacheable:
             self._cache.keep_listing(directory, names, directories, epoch)
 
-    def begin(self, commit: object, changes: dict[str, Change]) -> None:
-        """Drop what a commit is about to change, and keep nothing new until :meth:`end`."""
+    def stage(self, mutation: Mutation, changes: dict[str, Change]) -> Moves:
+        """Add what the changes store to a commit; return what they do to names."""
         appearing: list[str] = []
         vanishing: list[str] = []
         empty: list[str] = []
-        for path, (_, meta, replaced) in changes.items():
-            if meta is None:
+        for path, (key, meta, replaced) in changes.items():
+            if meta is not None:
+                payload = encode_metadata(meta)
+                if replaced is None:
+                    mutation.puts.append((key, payload, None))
+                    appearing.append(path)
+                    if meta.entry_type == DT_DIR and self._is_empty(path):
+                        empty.append(path)
+                else:
+                    mutation.puts.append((key, payload, replaced.record))
+                    if meta.entry_type != replaced.meta.entry_type:
+                        appearing.append(path)
+            elif replaced is not None:
+                payload = b""
+                mutation.deletes.append(replaced.record)
                 vanishing.append(path)
-            elif replaced is None:
-                appearing.append(path)
-                if meta.entry_type == DT_DIR and self._is_empty(path):
-                    empty.append(path)
-            elif meta.entry_type != replaced.meta.entry_type:
-                appearing.append(path)
-        self._cache.begin(commit, changes, appearing, vanishing, empty)
+            else:
+                continue
+            mutation.at_revision.append((self.versions_key(path), payload, b""))
+        return appearing, vanishing, empty
 
     def _is_empty(self, made: str) -> bool:
         """Return whether it is certain that nothing is in a directory that is being made."""
@@ -267,13 +286,19 @@ class InodeTable:
         # Where a directory's own record was lost, its entries are there before it.
         return not self.store.holds_any(self._children_prefix(made))
 
-    def end(self, commit: object, changes: dict[str, Change], written: dict[bytes, Sealed]) -> None:
-        """Keep what the commit has ``written``; nothing after one that failed."""
+    def begin(self, commit: object, changes: dict[str, Change], moves: Moves) -> None:
+        """Drop what a commit is about to change, and keep nothing new until :meth:`end`."""
+        self._cache.begin(commit, changes, *moves)
+
+    def end(self, commit: object, changes: dict[str, Change], written: Iterator[Sealed]) -> None:
+        """Keep what the commit has ``written`` of the changes; nothing after one that failed."""
         kept: list[tuple[str, Inode]] = []
-        if written and self.store.cacheable:
-            for path, (key, meta, _) in changes.items():
-                record = written.get(key)
-                if record is not None and meta is not None:
+        if self.store.cacheable:
+            for path, (_, meta, _) in changes.items():
+                if meta is None:
+                    continue
+                record = next(written, None)
+                if record is not None:
                     kept.append((path, Inode(meta, record)))
         self._cache.end(commit, kept)
 
@@ -302,12 +327,13 @@ class OverlayTable(InodeTable):
         return self._inodes(self.current_prefix + base, self.key(after) if after else b"")
 
 
-class Change(NamedTuple):
-    """What a transaction does to one path: a new record, or None to remove it."""
+Change: TypeAlias = tuple[bytes, FileMetadata | None, Inode | None]
+"""What a transaction does to one path: the key, the new record or None to remove it, and the record
+that it replaces. Plain tuples, here and below: a write makes some, and names cost time."""
 
-    key: bytes
-    meta: FileMetadata | None
-    replaced: Inode | None
+Moves: TypeAlias = tuple[list[str], list[str], list[str]]
+"""Paths of a commit at which something appears, at which something vanishes, and new directories in
+which nothing is; see :meth:`InodeCache.begin`."""
 
 
 class Transaction:
@@ -321,8 +347,8 @@ class Transaction:
         self._mutation = Mutation(reclaim=reclaim)
         self._changes: dict[InodeTable, dict[str, Change]] = {}
         self._events: list[FileEvent] = []
-        self._on_finish: list[Callable[[], None]] = []
-        self._on_commit: list[Callable[[], None]] = []
+        self._on_finish: tuple[Callable[[], None], ...] = ()
+        self._on_commit: tuple[Callable[[], None], ...] = ()
 
     def __enter__(self) -> Transaction:
         return self
@@ -333,30 +359,32 @@ class Transaction:
 
     def on_finish(self, callback: Callable[[], None]) -> None:
         """Call back when the transaction's block is left, committed or not."""
-        self._on_finish.append(callback)
+        self._on_finish += (callback,)
 
     def on_commit(self, callback: Callable[[], None]) -> None:
         """Call back once everything is committed, while the caller's locks are still held."""
-        self._on_commit.append(callback)
+        self._on_commit += (callback,)
 
     def get(self, table: InodeTable, path: str) -> FileMetadata | None:
         """Return the metadata at a path as this transaction would leave it."""
         changes = self._changes.get(table)
         if changes and path in changes:
-            return changes[path].meta
+            return changes[path][1]
         inode = table.get(path)
         return None if inode is None else inode.meta
 
     def put(self, table: InodeTable, path: str, meta: FileMetadata, *, fresh: bool = False) -> None:
         """Create or replace the record of a path; ``fresh`` promises that none is there."""
-        changes = self._changes.setdefault(table, {})
+        changes = self._changes.get(table)
+        if changes is None:
+            changes = self._changes[table] = {}
         earlier = changes.get(path)
-        replaced = earlier.replaced if earlier else None if fresh else table.get(path)
-        changes[path] = Change(table.key(path), meta, replaced)
+        replaced = earlier[2] if earlier else None if fresh else table.get(path)
+        changes[path] = (table.key(path), meta, replaced)
 
     def remove(self, table: InodeTable, path: str, inode: Inode) -> None:
         """Remove the record of a path, as read before."""
-        self._changes.setdefault(table, {})[path] = Change(table.key(path), None, inode)
+        self._changes.setdefault(table, {})[path] = (table.key(path), None, inode)
 
     @property
     def is_empty(self) -> bool:
@@ -382,21 +410,19 @@ class Transaction:
     def commit(self, *, durable: bool) -> int:
         """Commit everything; return the revision. Errors: those of the driver."""
         mutation, store, events = self._mutation, self._store, self._events
-        changed = self._changes
-        for table, changes in changed.items():
-            for path, change in changes.items():
-                self._stage(table, path, change)
+        others = len(mutation.puts)  # the records outside of the tables, which come first
+        changed = [(t, changes, t.stage(mutation, changes)) for t, changes in self._changes.items()]
         if events:
             self._stage_events(events)
-        by_key: dict[bytes, Sealed] = {}
+        written: Iterator[Sealed] = iter(())
         try:
-            for table, changes in changed.items():
-                table.begin(self, changes)
-            revision, written = store.commit(mutation, durable=durable)
-            by_key = {record.key: record for record in written}
+            for table, changes, moves in changed:
+                table.begin(self, changes, moves)
+            revision, records = store.commit(mutation, durable=durable)
+            written = iter(records[others:])
         finally:
-            for table, changes in changed.items():
-                table.end(self, changes, by_key)
+            for table, changes, _ in changed:
+                table.end(self, changes, written)
             # Also where the outcome is unknown: who is woken looks into the journal.
             if events:
                 store.announce(events)
@@ -407,24 +433,12 @@ class Transaction:
     def _stage_events(self, events: list[FileEvent]) -> None:
         mutation, store = self._mutation, self._store
         for sequence, event in enumerate(events):
-            mutation.put_at_revision(b"J", encode_event(event), sequence.to_bytes(4, "big"))
+            entry = b"J", encode_event(event), sequence.to_bytes(4, "big")
+            mutation.at_revision.append(entry)
         if store.tap is not None:
             mutation.on_committed = store.tap(events)
         if store.chain is not None:
             mutation.chain = partial(store.chain, events)
-
-    def _stage(self, table: InodeTable, path: str, change: Change) -> None:
-        key, meta, inode = change
-        replaced = None if inode is None else inode.record
-        if meta is not None:
-            payload = encode_metadata(meta)
-            self._mutation.put(key, payload, replaced)
-        elif replaced is not None:
-            payload = b""
-            self._mutation.delete(replaced)
-        else:
-            return
-        self._mutation.put_at_revision(table.versions_key(path), payload)
 
 
 def journal_records(

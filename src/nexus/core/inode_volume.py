@@ -57,7 +57,7 @@ from nexus.core.volume import (
     no_file,
     no_such_version,
 )
-from nexus.lib.paths import join
+from nexus.lib.paths import join, parent
 
 
 class InodeVolume(TreeVolume):
@@ -309,6 +309,15 @@ class InodeVolume(TreeVolume):
         content = self._stored(self._content.splice(etag, size, data))
         txn.on_finish(lambda: self._content.unpin(content.etag))
         return self._put_file(txn, relative, old, content, memoryview(data).nbytes, actor)
+
+    def write_new(
+        self, txn: Transaction, relative: str, prepared: Content, actor: Actor
+    ) -> Stat | None:
+        table = self.table
+        if not table.is_known_absent(relative) or not table.is_known_directory(parent(relative)):
+            return None
+        meta = self._created(relative, actor, mode=DEFAULT_FILE_MODE, content=prepared)
+        return self._record_written(txn, relative, meta, prepared.size, actor, fresh=True)
 
     def write_at(
         self,

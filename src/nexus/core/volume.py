@@ -222,6 +222,15 @@ class Volume(ABC):
     ) -> Stat:
         """Write a whole file, or append to it."""
 
+    def write_new(
+        self, txn: Transaction, relative: str, prepared: Content, actor: Actor
+    ) -> Stat | None:
+        """Write a whole file that is new, in a directory that is there: as :meth:`write`.
+
+        None, and nothing was done, where that is not so or not known from memory.
+        """
+        return None
+
     @abstractmethod
     def write_at(
         self,
