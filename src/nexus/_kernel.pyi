@@ -8,7 +8,7 @@ from typing_extensions import disjoint_base
 
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import FileMetadata
-from nexus.core.record_seal import Sealed
+from nexus.core.record_seal import HeadFields, Sealed
 
 __all__ = [
     "Chunker",
@@ -35,7 +35,7 @@ __all__ = [
     "normalize",
     "packed_record",
     "rebuild_store",
-    "seal_mutation",
+    "seal_commit",
     "seal_record",
     "unseal_record",
 ]
@@ -250,13 +250,14 @@ def decode_metadata(record: Sealed, /) -> FileMetadata: ...
 def encode_event(event: FileEvent, /) -> bytes: ...
 def decode_event(record: Sealed, /) -> FileEvent: ...
 def seal_record(key: bytes, payload: bytes, at: bytes, /) -> tuple[bytes, int]: ...
-def seal_mutation(
+def seal_commit(
+    head_key: bytes,
+    head: HeadFields,
     puts: list[tuple[bytes, bytes, Sealed | None]],
     deletes: list[Sealed],
     at_revision: list[tuple[bytes, bytes, bytes]],
-    revision: int,
     /,
-) -> tuple[list[tuple[bytes, bytes]], list[Sealed], int, int]: ...
+) -> tuple[list[tuple[bytes, bytes]], list[Sealed], HeadFields]: ...
 def unseal_record(key: bytes, value: bytes, /) -> tuple[bytes, int, int] | None: ...
 def packed_record(object_id: bytes, data: bytes, stored_at_ns: int, /) -> bytes: ...
 def is_store_whole(path: str | PathLike[str]) -> bool: ...

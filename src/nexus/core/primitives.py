@@ -14,7 +14,7 @@ if TYPE_CHECKING or chosen().module is None:
     from nexus.core.inode_cache import InodeCache
     from nexus.core.metadata_codec import decode_event
     from nexus.core.path_trie import PathTrie
-    from nexus.core.record_seal import seal_mutation, seal_record, unseal_record
+    from nexus.core.record_seal import seal_commit, seal_record, unseal_record
     from nexus.core.ring_buffer import RingBuffer
     from nexus.core.router import VFSRouter
     from nexus.core.vfs_lock import VFSLockManager
@@ -28,7 +28,7 @@ else:
         VFSRouter,
         WatchTable,
         decode_event,
-        seal_mutation,
+        seal_commit,
         seal_record,
         unseal_record,
     )
@@ -41,7 +41,7 @@ __all__ = [
     "VFSRouter",
     "WatchTable",
     "decode_event",
-    "seal_mutation",
+    "seal_commit",
     "seal_record",
     "unseal_record",
 ]

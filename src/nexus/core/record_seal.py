@@ -8,13 +8,19 @@ key, or is an old one in the place of a new one, does not pass for whole.
 
 from __future__ import annotations
 
-from typing import Final
+import struct
+from typing import Final, TypeAlias
 
 import msgspec
 import xxhash
 
 PREFIX_BYTES: Final = 16
 """What stands before the payload."""
+
+HEAD: Final = struct.Struct("<QQQQQ")
+HeadFields: TypeAlias = tuple[int, int, int, int, int]
+"""Revision, number of records, sum of their seals modulo 2**64, start of the journal, end of the
+chain: the head record of a store."""
 
 _MASK: Final = (1 << 64) - 1
 
@@ -35,25 +41,28 @@ def seal_record(key: bytes, payload: bytes, at: bytes) -> tuple[bytes, int]:
     return checksum.to_bytes(8, "big") + body, checksum
 
 
-def seal_mutation(
+def seal_commit(
+    head_key: bytes,
+    head: HeadFields,
     puts: list[tuple[bytes, bytes, Sealed | None]],
     deletes: list[Sealed],
     at_revision: list[tuple[bytes, bytes, bytes]],
-    revision: int,
     /,
-) -> tuple[list[tuple[bytes, bytes]], list[Sealed], int, int]:
-    """Seal what one commit writes, as its revision.
+) -> tuple[list[tuple[bytes, bytes]], list[Sealed], HeadFields]:
+    """Seal what one commit writes, as the revision after that of the ``head``.
 
     ``puts`` are (key, payload, record that is replaced); ``at_revision`` are (start of the key,
     payload, end of the key), with the revision in between. Return the (key, value) rows to store,
-    the records of the puts, and what puts and deletes add to the number of records and, modulo
-    2**64, to the sum of their seals.
+    the new head's record last; the records of the puts; and the new head.
     """
+    revision, records, seal_sum, journal_start, chain_end = head
+    revision += 1
     at = revision.to_bytes(8, "big")
     rows: list[tuple[bytes, bytes]] = []
     written: list[Sealed] = []
-    records = len(at_revision) - len(deletes)
-    seal_sum = -sum(record.seal for record in deletes)
+    records += len(at_revision) - len(deletes)
+    for record in deletes:
+        seal_sum -= record.seal
     for key, payload, replaced in puts:
         value, seal = seal_record(key, payload, at)
         rows.append((key, value))
@@ -68,7 +77,9 @@ def seal_mutation(
         value, seal = seal_record(key, payload, at)
         rows.append((key, value))
         seal_sum += seal
-    return rows, written, records, seal_sum & _MASK
+    head = (revision, records, seal_sum & _MASK, journal_start, chain_end)
+    rows.append((head_key, seal_record(head_key, HEAD.pack(*head), at)[0]))
+    return rows, written, head
 
 
 def unseal_record(key: bytes, value: bytes) -> tuple[bytes, int, int] | None:

@@ -28,7 +28,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -40,12 +40,11 @@ from nexus.contracts.errors import (
     StorageFailedError,
 )
 from nexus.contracts.metastore import Batch, Condition, MetastoreABC
-from nexus.core.primitives import seal_mutation, seal_record, unseal_record
-from nexus.core.record_seal import Sealed
+from nexus.core.primitives import seal_commit, seal_record, unseal_record
+from nexus.core.record_seal import HEAD, HeadFields, Sealed
 from nexus.lib.lock_order import Level, ordered_lock
 
 _REVISION = struct.Struct(">Q")  # big-endian, so that it sorts in keys
-_HEAD = struct.Struct("<QQQQQ")  # the fields of Head
 _HEAD_KEY = b"K"  # next to the newest journal entry, for one page less in each commit
 _MASK = (1 << 64) - 1
 _GROUP_LIMIT = 256
@@ -56,7 +55,7 @@ CHAIN = b"A"
 _FSCK_HINT = "run `nexus fsck`; `nexus fsck --repair` restores what has a second copy"
 
 
-class Head(msgspec.Struct, frozen=True, gc=False):
+class Head(NamedTuple):
     """The totals of the store as of a revision."""
 
     revision: int = 0
@@ -73,9 +72,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
 
     def packed(self) -> bytes:
         """Return the payload of the head record."""
-        return _HEAD.pack(
-            self.revision, self.records, self.seal_sum, self.journal_start, self.chain_end
-        )
+        return HEAD.pack(*self)
 
 
 Chain = Callable[[Sequence[Any], int, bytes], bytes]
@@ -152,7 +149,7 @@ class SealedStore:
         self._shares_syncs = store.capabilities.shares_syncs
         self._turn = ordered_lock(Level.THREAD)
         self._queue: deque[_Ticket] = deque()
-        self._head: Head | None = None  # guarded by _turn; None: read it before the next commit
+        self._head: HeadFields | None = None  # guarded by _turn; None: read it before a commit
         self._newest_link: _Link = (0, b"")  # guarded by _turn
         self._head_version = 0
         self.commits = 0  # of this process; guarded by _turn
@@ -234,7 +231,7 @@ class SealedStore:
     def head(self) -> Head:
         """Return the totals as of the last commit. Errors: CorruptionError."""
         with self._turn:
-            return self._load_head_locked()
+            return Head._make(self._load_head_locked())
 
     @contextmanager
     def frozen(self) -> Iterator[Head | None]:
@@ -244,7 +241,7 @@ class SealedStore:
         """
         with self._turn:
             try:
-                head: Head | None = self._load_head_locked()
+                head: Head | None = Head._make(self._load_head_locked())
             except CorruptionError:
                 head = None
             yield head
@@ -348,7 +345,7 @@ class SealedStore:
             )
         return record
 
-    def _load_head_locked(self) -> Head:
+    def _load_head_locked(self) -> HeadFields:
         if self._head is None:
             found = self._store.get(_HEAD_KEY)
             if found is None:
@@ -359,15 +356,15 @@ class SealedStore:
                 self._head, self._head_version = Head(), 0
             else:
                 payload = self._open(_HEAD_KEY, found[0]).payload
-                if len(payload) > _HEAD.size:
+                if len(payload) > HEAD.size:
                     raise CorruptionError(
                         "metastore",
                         None,
-                        f"the head record has {len(payload)} bytes, more than {_HEAD.size}",
+                        f"the head record has {len(payload)} bytes, more than {HEAD.size}",
                         hint="it was written by a newer release",
                     )
-                fields = _HEAD.unpack(payload.ljust(_HEAD.size, b"\0"))  # early ones have fewer
-                self._head, self._head_version = Head(*fields), found[1]
+                fields = HEAD.unpack(payload.ljust(HEAD.size, b"\0"))  # early ones have fewer
+                self._head, self._head_version = Head._make(fields), found[1]
         return self._head
 
     def _link_locked(self, revision: int, newest: _Link) -> bytes:
@@ -434,7 +431,7 @@ class SealedStore:
             if ticket.error is not None:
                 continue
             head, link, rows, ticket.written = self._sealed_locked(head, link, mutation)
-            ticket.revision = head.revision
+            ticket.revision = head[0]
             for record in mutation.deletes:
                 deletes[record.key] = None
                 puts.pop(record.key, None)
@@ -460,38 +457,35 @@ class SealedStore:
                 raise error
         head = self._head or self._load_head_locked()
         head, link, rows, written = self._sealed_locked(head, self._newest_link, mutation)
-        deletes = [record.key for record in mutation.deletes]
-        if deletes:
+        deletes: list[bytes] = []
+        if mutation.deletes:
             kept = {key for key, _ in rows}
-            deletes = [key for key in deletes if key not in kept]
+            deletes = [record.key for record in mutation.deletes if record.key not in kept]
         self._store_locked(head, link, rows, deletes, durable=False, reclaim=mutation.reclaim)
         self.commits += 1
         if mutation.on_committed is not None:
-            mutation.on_committed(head.revision)
-        return head.revision, written
+            mutation.on_committed(head[0])
+        return head[0], written
 
     def _sealed_locked(
-        self, head: Head, link: _Link, mutation: Mutation
-    ) -> tuple[Head, _Link, list[tuple[bytes, bytes]], list[Sealed]]:
+        self, head: HeadFields, link: _Link, mutation: Mutation
+    ) -> tuple[HeadFields, _Link, list[tuple[bytes, bytes]], list[Sealed]]:
         """Return the head after a mutation, the newest link, its rows, and the records it puts."""
-        revision = head.revision + 1
-        at_revision, chain_end = mutation.at_revision, head.chain_end
+        at_revision = mutation.at_revision
         if mutation.chain is not None:
-            link = revision, mutation.chain(revision, self._link_locked(chain_end, link))
+            link = head[0] + 1, mutation.chain(head[0] + 1, self._link_locked(head[4], link))
             at_revision = [*at_revision, (CHAIN, link[1], b"")]
-            chain_end = revision
-        rows, written, records, seals = seal_mutation(
-            mutation.puts, mutation.deletes, at_revision, revision
-        )
-        start = head.journal_start
+            head = (*head[:4], link[0])
         if mutation.journal_start is not None:
-            start = max(start, mutation.journal_start)
-        total = (head.seal_sum + seals) & _MASK
-        return Head(revision, head.records + records, total, start, chain_end), link, rows, written
+            head = (*head[:3], max(head[3], mutation.journal_start), head[4])
+        rows, written, head = seal_commit(
+            _HEAD_KEY, head, mutation.puts, mutation.deletes, at_revision
+        )
+        return head, link, rows, written
 
     def _store_locked(
         self,
-        head: Head,
+        head: HeadFields,
         link: _Link,
         rows: list[tuple[bytes, bytes]],
         deletes: list[bytes],
@@ -499,8 +493,6 @@ class SealedStore:
         durable: bool,
         reclaim: bool,
     ) -> None:
-        value, _ = seal_record(_HEAD_KEY, head.packed(), revision_key(head.revision))
-        rows.append((_HEAD_KEY, value))
         condition = Condition(_HEAD_KEY, self._head_version)
         self._head_version = self._store.commit(
             Batch(rows, deletes), (condition,), durable=durable, reclaim=reclaim

@@ -32,7 +32,7 @@ mod kernel {
     #[pymodule_export]
     use super::paths::normalize;
     #[pymodule_export]
-    use super::record_seal::{seal_mutation, seal_record, unseal_record};
+    use super::record_seal::{seal_commit, seal_record, unseal_record};
     #[pymodule_export]
     use super::ring_buffer::RingBuffer;
     #[pymodule_export]

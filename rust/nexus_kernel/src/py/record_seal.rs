@@ -15,8 +15,11 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Rows to store, the records of the puts, and what all of it adds to both totals.
-type Sealing<'py> = (Bound<'py, PyList>, Bound<'py, PyList>, isize, u64);
+/// Revision, records, sum of their seals, start of the journal, end of the chain.
+type Head = (u64, u64, u64, u64, u64);
+
+/// Rows to store, the records of the puts, and the new head.
+type Sealing<'py> = (Bound<'py, PyList>, Bound<'py, PyList>, Head);
 
 /// Twin of `nexus.core.record_seal.seal_record`.
 #[pyfunction]
@@ -45,22 +48,24 @@ fn sealed<'py>(
     Ok((value, seal))
 }
 
-/// Twin of `nexus.core.record_seal.seal_mutation`.
+/// Twin of `nexus.core.record_seal.seal_commit`.
 #[pyfunction]
-#[pyo3(signature = (puts, deletes, at_revision, revision, /))]
-pub fn seal_mutation<'py>(
+#[pyo3(signature = (head_key, head, puts, deletes, at_revision, /))]
+pub fn seal_commit<'py>(
     py: Python<'py>,
+    head_key: Bound<'py, PyBytes>,
+    head: Head,
     puts: &Bound<'py, PyList>,
     deletes: &Bound<'py, PyList>,
     at_revision: &Bound<'py, PyList>,
-    revision: u64,
 ) -> PyResult<Sealing<'py>> {
     let class = SEALED.import(py, "nexus.core.record_seal", "Sealed")?;
+    let (before, mut records, mut seal_sum, journal_start, chain_end) = head;
+    let revision = before + 1;
     let at = revision.to_be_bytes();
     let (rows, written) = (PyList::empty(py), PyList::empty(py));
-    let (mut records, mut seal_sum) = (0, 0_u64);
     for record in deletes {
-        records -= 1;
+        records = records.wrapping_sub(1);
         seal_sum = seal_sum.wrapping_sub(seal_of(&record)?);
     }
     let mut scratch = SCRATCH.take();
@@ -70,7 +75,7 @@ pub fn seal_mutation<'py>(
         let (value, seal) = sealed(py, key.as_bytes(), payload.as_bytes(), at, &mut scratch)?;
         seal_sum = seal_sum.wrapping_add(seal);
         if replaced.is_none() {
-            records += 1;
+            records = records.wrapping_add(1);
         } else {
             seal_sum = seal_sum.wrapping_sub(seal_of(&replaced)?);
         }
@@ -88,13 +93,23 @@ pub fn seal_mutation<'py>(
         key.extend(prefix.as_bytes());
         key.extend(at);
         key.extend(suffix.as_bytes());
-        records += 1;
+        records = records.wrapping_add(1);
         let (value, seal) = sealed(py, &key, payload.as_bytes(), at, &mut scratch)?;
         seal_sum = seal_sum.wrapping_add(seal);
         rows.append(PyTuple::new(py, [PyBytes::new(py, &key), value])?)?;
     }
+    let head = (revision, records, seal_sum, journal_start, chain_end);
+    let fields = [head.0, head.1, head.2, head.3, head.4].map(u64::to_le_bytes);
+    let (value, _) = sealed(
+        py,
+        head_key.as_bytes(),
+        fields.as_flattened(),
+        at,
+        &mut scratch,
+    )?;
+    rows.append(PyTuple::new(py, [head_key, value])?)?;
     SCRATCH.set(scratch);
-    Ok((rows, written, records, seal_sum))
+    Ok((rows, written, head))
 }
 
 fn seal_of(record: &Bound<'_, PyAny>) -> PyResult<u64> {
