@@ -10,6 +10,7 @@ pub mod inode_cache;
 pub mod memtable;
 pub mod metadata_codec;
 pub mod msgpack;
+pub mod object_index;
 pub mod path_trie;
 pub mod paths;
 pub mod record_seal;
@@ -22,6 +23,7 @@ pub mod store_error;
 pub mod stream_buffer;
 pub mod tree_file;
 pub mod vfs_lock;
+pub mod waiting_entries;
 pub mod watch_table;
 
 #[cfg(feature = "python")]
