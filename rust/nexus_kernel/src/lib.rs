@@ -25,6 +25,7 @@ pub mod tree_file;
 pub mod vfs_lock;
 pub mod waiting_entries;
 pub mod watch_table;
+pub mod witness;
 
 #[cfg(feature = "python")]
 mod py;
