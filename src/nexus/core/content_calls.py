@@ -195,16 +195,34 @@ class ContentCalls:
             answer["revision"] = txn.commit(durable=kernel.durable)
             return answer
 
+        if content is None:
+            return kernel.creating(operation, (target,), mounted, actor, write)
         try:
-            if content is not None:
-                volume.settle()
-                answers = self._write_new((target,), (content,), mounted, actor)
-                if answers is not None:
-                    return answers[0]
+            volume.settle()
+            if request.create and request.precondition is None:
+                answer = self._create_file(target, content, mounted, actor)
+                if answer is not None:
+                    return answer
             return kernel.creating(operation, (target,), mounted, actor, write)
         finally:
-            if content is not None:
-                volume.abandon(content)
+            volume.abandon(content)
+
+    def _create_file(
+        self, target: Target, content: Content, mounted: object, actor: Actor
+    ) -> Stat | None:
+        """Write a file that is new, in a directory that is there: what most writes are.
+
+        None, and nothing was done, where it is not as simple as that: the general way then does the
+        same with more to ask, or says what is wrong.
+        """
+        kernel = self._kernel
+        with kernel.locked(actor, target.path), Transaction(kernel.store) as txn:
+            if kernel.closed or kernel.router.table(actor.context.zone_id) is not mounted:
+                return None
+            answer = target.volume.write_new(txn, target.relative, content, actor)
+            if answer is not None:
+                answer["revision"] = txn.commit(durable=kernel.durable)
+            return answer
 
     def write_files(self, requests: Sequence[WriteRequest], who: OperationContext) -> list[Stat]:
         """Write whole files in one commit. Errors: as sys_write, for whichever file comes first."""
@@ -222,7 +240,7 @@ class ContentCalls:
                 contents += volume.prepare_many(operation, pairs)
             for volume in {w.volume for w, c in zip(writes, contents, strict=True) if c}:
                 volume.settle()
-            answers = self._write_new(writes, contents, mounted, actor)
+            answers = self._create_files(writes, contents, mounted, actor)
             if answers is not None:
                 return answers
             return kernel.creating(
@@ -237,22 +255,14 @@ class ContentCalls:
                 if content is not None:
                     write.volume.abandon(content)
 
-    def _write_new(
+    def _create_files(
         self,
         writes: Sequence[Target],
         contents: Sequence[Content | None],
         mounted: object,
         actor: Actor,
     ) -> list[Stat] | None:
-        """Write files that are new, each in a directory that is there: what most writes are.
-
-        None, and nothing was done, where it is not as simple as that: the general way then does the
-        same with more to ask, or says what is wrong.
-        """
-        for write, content in zip(writes, contents, strict=True):
-            request = write.request
-            if content is None or request.precondition is not None or not request.create:
-                return None
+        """As :meth:`_create_file`, of several in one commit."""
         kernel = self._kernel
         zone_id = actor.context.zone_id
         locks = {lock_key(zone_id, write.path) for write in writes}
@@ -261,7 +271,9 @@ class ContentCalls:
                 return None
             answers: list[Stat] = []
             for write, content in zip(writes, contents, strict=True):
-                assert content is not None
+                request = write.request
+                if content is None or request.precondition is not None or not request.create:
+                    return None
                 answer = write.volume.write_new(txn, write.relative, content, actor)
                 if answer is None:
                     return None

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
+import msgspec
+
 from nexus.contracts.errors import ConflictError
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import DIRECTORY_TYPES, DT_DIR, FileMetadata, Stat
@@ -47,17 +49,23 @@ _LARGEST_CACHED_LISTING = 1 << 14
 _UNKNOWN: Any = object()
 
 
-class Inode:
-    """A current record: its metadata, the revision that wrote it, and its sealed form."""
+class Inode(msgspec.Struct, eq=False, gc=False):
+    """A current record: its metadata, the revision that wrote it, and its sealed form.
 
-    __slots__ = ("extent", "meta", "record", "revision", "stat")
+    No cycle runs through one, so the collector of cycles need not look at the many that are kept.
+    """
 
-    def __init__(self, meta: FileMetadata, record: Sealed) -> None:
-        self.meta = meta
-        self.record = record
-        self.revision = record.revision
-        self.stat: Stat | None = None  # built on first use by the volume, then copied
-        self.extent: Extent | None = None  # where its content lies, noted by who has read it
+    meta: FileMetadata
+    record: Sealed
+    stat: Stat | None = None
+    """Built on first use by the volume, then copied."""
+    extent: Extent | None = None
+    """Where its content lies, noted by who has read it."""
+
+    @property
+    def revision(self) -> int:
+        """The revision that wrote the record."""
+        return self.record.revision
 
 
 class Version(NamedTuple):
