@@ -100,13 +100,21 @@ class InodeVolume(TreeVolume):
             if relative == "/":
                 raise self._rootless("stat")
             return None
-        stat = inode.stat
-        if stat is None:
-            stat = inode.stat = self._build_stat(relative, inode.meta, inode.revision)
-        answer = stat.copy()
+        answer = (inode.stat or self._keep_stat(relative, inode)).copy()
         if answer["attributes"]:
             answer["attributes"] = dict(answer["attributes"])
         return answer
+
+    def look(self, relative: str) -> Stat | None:
+        while (inode := self.table.get(relative)) is None:
+            if relative == "/":
+                raise self._rootless("stat")
+            relative = parent(relative)
+        return inode.stat or self._keep_stat(relative, inode)
+
+    def _keep_stat(self, relative: str, inode: Inode) -> Stat:
+        stat = inode.stat = self._build_stat(relative, inode.meta, inode.revision)
+        return stat
 
     def _lookup(
         self, operation: str, relative: str, txn: Transaction | None = None

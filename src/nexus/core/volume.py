@@ -41,7 +41,7 @@ from nexus.contracts.metadata import (
 from nexus.contracts.object_store import Content, ContentStoreABC, Leftovers
 from nexus.core.channels import Channels
 from nexus.core.inode_table import Transaction
-from nexus.lib.paths import join
+from nexus.lib.paths import join, parent
 
 MAX_ATTRIBUTES_BYTES = 32 << 10
 """Custom attributes of one entry, encoded; a record stays below what every metastore holds."""
@@ -139,6 +139,15 @@ class Volume(ABC):
     @abstractmethod
     def stat(self, relative: str) -> Stat | None:
         """Return the attributes, a dict of the caller's own, or None where nothing is."""
+
+    def look(self, relative: str) -> Stat | None:
+        """Return the attributes of a path, or of the nearest directory above it that is there.
+
+        They may be in a dict that others see too. None where not even the root is there.
+        """
+        while (stat := self.stat(relative)) is None and relative != "/":
+            relative = parent(relative)
+        return stat
 
     def read_again(self, relative: str) -> bytes | None:
         """Return the whole content of a file that was read before, None where that is unknown.
