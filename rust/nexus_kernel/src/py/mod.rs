@@ -3,6 +3,7 @@
 mod chunker;
 mod holders;
 mod metadata_codec;
+mod object_index;
 mod path_trie;
 mod paths;
 mod record_seal;
@@ -24,6 +25,8 @@ mod kernel {
     use super::holders::Holders;
     #[pymodule_export]
     use super::metadata_codec::{decode_event, decode_metadata, encode_event, encode_metadata};
+    #[pymodule_export]
+    use super::object_index::ObjectIndex;
     #[pymodule_export]
     use super::path_trie::PathTrie;
     #[pymodule_export]

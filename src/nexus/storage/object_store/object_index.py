@@ -12,7 +12,8 @@ hash is seeded, so that nobody can choose content that meets in one page.
 Entries of records that were just appended wait in memory. When many do, the oldest is written with
 all that share its group (:mod:`nexus.storage.object_store.waiting_entries`), so that a page is
 written for several of them and no caller waits for many pages. After a kill those that waited are
-found in the log, past the place that the header names.
+found in the log, past the place that the header names. Objects that are small and new, which most
+are, the index appends to the log itself, so that storing one is one call.
 
 Invariants:
 
@@ -41,9 +42,12 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from nexus.contracts.errors import CorruptionError
+from nexus.contracts.metadata import Buffer
+from nexus.lib.block_seals import BLOCK_BYTES
 from nexus.lib.boot_id import NO_BOOT, boot_number
 from nexus.lib.disk import Disk
 from nexus.storage.object_store.entry import Entry, Place
+from nexus.storage.object_store.segment_file import UNIT, packed_record
 from nexus.storage.object_store.waiting_entries import WaitingEntries
 
 PAGE_BYTES = 4096
@@ -210,6 +214,32 @@ class ObjectIndex:
         self._make_room(len(entries))  # first: what is not entered yet is not acknowledged either
         for entry in entries:
             self._waiting.add(entry, self._hash(entry.object_id))
+
+    def append_new(
+        self, log: int, segment: int, start: int, objects: Sequence[tuple[str, Buffer]], at_ns: int
+    ) -> bool:
+        """Append the records of objects to a segment at a byte, in one write, and enter them.
+
+        ``log`` is the segment's descriptor. Return False, with nothing written, unless every object
+        is at most one block long and has no entry and no namesake. Errors: CorruptionError;
+        OSError; nothing is entered then, whatever of the records was written.
+        """
+        entries: dict[bytes, Entry] = {}
+        records: list[bytes] = []
+        at = start
+        for object_id, data in objects:
+            key = bytes.fromhex(object_id)
+            if len(data) > BLOCK_BYTES or key in entries or self.get(key) is not None:
+                return False
+            entries[key] = Entry(key, segment, at // UNIT, len(data), 0, at_ns)
+            records.append(packed_record(key, bytes(data), at_ns))
+            at += len(records[-1])
+        self._soil()
+        self._make_room(len(entries))  # once the records are written, nothing fails any more
+        self._disk.pwrite_all(log, b"".join(records), start)
+        for entry in entries.values():
+            self._waiting.add(entry, self._hash(entry.object_id))
+        return True
 
     def _make_room(self, needed: int) -> None:
         waiting = self._waiting

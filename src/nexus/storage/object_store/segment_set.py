@@ -58,7 +58,7 @@ from nexus.storage.object_store.segment_file import (
     record_bytes,
     record_header,
 )
-from nexus.storage.primitives import packed_record
+from nexus.storage.primitives import create_index, open_index, packed_record
 
 SEGMENT_BYTES = 64 << 20
 """A segment takes no record past this. Few enough files, and little to copy at a time."""
@@ -114,7 +114,7 @@ class SegmentSet:
         self._last_number = numbers[-1] if numbers else 0
         path = os.path.join(self.root, _INDEX)
         try:
-            self.index = ObjectIndex(path, disk=self._disk, boot=self._boot)
+            self.index = open_index(path, self._disk, self._boot)
         except IndexLostError as error:
             if numbers:
                 _log.warning("%s: %s; it is made anew from the segments", path, error)
@@ -165,6 +165,40 @@ class SegmentSet:
         return End(self._active.number, self._end) if self._active else End(0, 0)
 
     # -- appending ----------------------------------------------------------------------------
+
+    def append_new_locked(
+        self, objects: Sequence[tuple[str, Buffer]], at_ns: int, largest_bytes: int
+    ) -> bool:
+        """Append objects, and then their entries, in one call of the index.
+
+        Return False, with nothing done, unless all are small and new and go to one segment.
+        """
+        segment, start = self._active, self._end
+        end = start
+        for _, data in objects:
+            size = len(data)
+            if size > largest_bytes:
+                return False
+            end += record_bytes(size)
+        if segment is None or end > self.segment_bytes:
+            return False
+        if self._zeros_ahead:
+            self._write_zeros_locked(segment, end)
+        self._unsynced.setdefault(segment.number, start)
+        # Before the index, whatever interrupts: a record that an entry points to must not be
+        # written over.
+        self._end = end
+        place = segment.fd, segment.number, start
+        try:
+            if self._indexed_locked(lambda index: index.append_new(*place, objects, at_ns)):
+                return True
+        except (OSError, CorruptionError):
+            self._end = start
+            raise
+        self._end = start
+        if self._unsynced[segment.number] == start:
+            del self._unsynced[segment.number]
+        return False
 
     def append_locked(self, items: Sequence[Item]) -> None:
         """Append records, and then their entries."""
@@ -357,7 +391,7 @@ class SegmentSet:
 
     def _new_index(self) -> ObjectIndex:
         path = os.path.join(self.root, _INDEX)
-        return ObjectIndex.create(path, self._enter_records, disk=self._disk, boot=self._boot)
+        return create_index(path, self._enter_records, self._disk, self._boot)
 
     def _enter_records(self, index: ObjectIndex, start: Place = LOG_START) -> None:
         """Enter the records from a place on: the last intact one of an object counts."""
