@@ -1,9 +1,12 @@
 """ObjectIndex: a map that survives kills, tells damage, and distrusts a power cut."""
 
+import errno
 import os
-from collections.abc import Callable
-from itertools import count
+import random
+from collections.abc import Callable, Iterator
+from itertools import count, cycle
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import xxhash
@@ -11,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nexus.contracts.errors import CorruptionError
+from nexus.contracts.metadata import Buffer
+from nexus.lib.block_seals import BLOCK_BYTES
 from nexus.lib.boot_id import NO_BOOT
 from nexus.lib.disk import Disk
 from nexus.storage.object_store.entry import Entry, Place
@@ -20,6 +25,7 @@ from nexus.storage.object_store.object_index import (
     IndexLostError,
     ObjectIndex,
 )
+from nexus.storage.object_store.segment_file import UNIT, packed_record
 from nexus.testing.faults import FaultyDisk, KilledError, KillingDisk
 
 BOOT = 7
@@ -409,3 +415,203 @@ def flip(path: str, offset: int) -> None:
         byte = file.read(1)[0]
         file.seek(offset)
         file.write(bytes([byte ^ 0x10]))
+
+
+# Appending what is new
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path / "1.seg", os.O_RDWR | os.O_CREAT)
+    yield fd
+    os.close(fd)
+
+
+def new_objects(*numbers: int, size: int = 20) -> list[tuple[str, bytes]]:
+    return [(entry(number).object_id.hex(), bytes([number]) * size) for number in numbers]
+
+
+def test_new_objects_are_appended_and_entered(kind: InPython, path: str, log: int):
+    index = kind.create(path)
+    objects = new_objects(1, 2)
+    assert index.append_new(log, 1, 64, objects, 5)
+    ids = [bytes.fromhex(object_id) for object_id, _ in objects]
+    written = os.pread(log, 1000, 64)
+    assert written == b"".join(
+        packed_record(i, d, 5) for i, (_, d) in zip(ids, objects, strict=True)
+    )
+    length = len(written) // 2 // UNIT
+    places = [Entry(ids[0], 1, 8, 20, 0, 5), Entry(ids[1], 1, 8 + length, 20, 0, 5)]
+    assert [index.get(object_id) for object_id in ids] == places
+    assert list(index.waiting().values()) == places
+
+
+@pytest.mark.parametrize("buffer", [bytearray, memoryview])
+def test_the_bytes_of_any_buffer_are_appended(
+    kind: InPython, path: str, log: int, buffer: Callable[[bytes], Buffer]
+):
+    index = kind.create(path)
+    ((object_id, data),) = new_objects(1)
+    assert index.append_new(log, 1, 64, [(object_id, buffer(data))], 5)
+    assert os.pread(log, 1000, 64) == packed_record(bytes.fromhex(object_id), data, 5)
+
+
+@pytest.mark.parametrize("present", ["waiting", "in memory", "in a page"])
+def test_nothing_is_appended_where_one_object_has_an_entry(
+    kind: InPython, path: str, log: int, present: str
+):
+    index = kind.create(path)
+    if present == "waiting":
+        index.add([entry(1)])
+    else:
+        index.put_many([entry(1)])
+    if present == "in a page":
+        index.close(None)
+        index = kind.reopen(path)
+    assert not index.append_new(log, 1, 64, new_objects(2, 1), 5)
+    assert index.get(entry(2).object_id) is None
+    assert os.pread(log, 1000, 0) == b""
+
+
+def test_nothing_is_appended_of_large_objects_or_of_one_twice(kind: InPython, path: str, log: int):
+    index = kind.create(path)
+    assert not index.append_new(log, 1, 64, new_objects(1, 2, 1), 5)
+    assert not index.append_new(log, 1, 64, new_objects(1, size=BLOCK_BYTES + 1), 5)
+    assert os.pread(log, 1000, 0) == b""
+    assert index.append_new(log, 1, 64, new_objects(1, size=BLOCK_BYTES), 5)
+
+
+def test_nothing_is_entered_that_could_not_be_appended(kind: InPython, path: str, log: int):
+    index = kind.create(path)
+    for_reading = os.open(f"/proc/self/fd/{log}", os.O_RDONLY)
+    with pytest.raises(OSError, match="Bad file descriptor") as caught:
+        index.append_new(for_reading, 1, 64, new_objects(1), 5)
+    os.close(for_reading)
+    assert caught.value.errno == errno.EBADF
+    assert index.get(entry(1).object_id) is None
+    assert index.waiting() == {}
+
+
+def test_the_place_that_is_covered_is_before_what_was_appended(kind: InPython, path: str, log: int):
+    index = kind.create(path)
+    index.add(entries(4096))
+    assert index.append_new(log, 2, 64, new_objects(100), 5) is False
+    assert index.append_new(log, 2, 64, [(b"\xff".hex() * 32, b"new")], 5)
+    assert len(index.waiting()) <= 4096
+    assert index.covered < Place(2, 8)
+    index.close(None)
+    assert kind.reopen(path).covered < Place(2, 8)
+
+
+# Both implementations
+
+AMOUNTS = (0, 1, 3, 10, 100)
+STEPS = ("add", "append", "put", "remove", "flush", "kill", "close")
+steps = st.lists(
+    st.tuples(st.sampled_from(STEPS), st.integers(0, 150), st.sampled_from(AMOUNTS)),
+    max_size=6,
+)
+
+
+class Modelled:
+    """An index beside a dictionary, and beside the log that its records would be in."""
+
+    def __init__(self, folder: Path, kinds: Iterator[InPython]) -> None:
+        self.path = str(folder / "objects.idx")
+        self.kinds = kinds  # who opens it, in turn
+        self.index = next(kinds).create(self.path)
+        self.segment = os.open(folder / "1.seg", os.O_RDWR | os.O_CREAT)
+        self.end = 8  # in units
+        self.model: dict[bytes, Entry] = {}
+        self.records: list[Entry] = []
+
+    def run(self, step: str, first: int, amount: int) -> None:
+        numbers = range(first, first + amount)
+        match step:
+            case "add":
+                self.record([entry(number) for number in numbers], self.index.add)
+            case "append":
+                self.append(numbers)
+            case "put":
+                changed = [entry(number, aside=self.end) for number in numbers]
+                self.index.put_many(changed)
+                self.model |= {found.object_id: found for found in changed}
+            case "remove":
+                self.index.remove_many(entry(number).object_id for number in numbers)
+                for number in numbers:
+                    self.model.pop(entry(number).object_id, None)
+            case "flush":
+                self.index.flush()
+            case _:
+                self.reopen(clean=step == "close")
+
+    def record(self, found: list[Entry], enter: Callable[[list[Entry]], object]) -> None:
+        placed = [e._replace(offset=self.end + 9 * at, size=1) for at, e in enumerate(found)]
+        self.end += 9 * len(placed)
+        enter(placed)
+        self.records += placed
+        self.model |= {found.object_id: found for found in placed}
+
+    def append(self, numbers: range) -> None:
+        objects = [(entry(number).object_id.hex(), b"x") for number in numbers]
+        start, at_ns = self.end * UNIT, 77
+        appended = self.index.append_new(self.segment, 1, start, objects, at_ns)
+        assert appended == self.model.keys().isdisjoint(entry(n).object_id for n in numbers)
+        if appended:
+            self.record([entry(n, at_ns=at_ns) for n in numbers], lambda placed: None)
+
+    def reopen(self, *, clean: bool) -> None:
+        self.index.close(End(1, self.end * UNIT) if clean else None)
+        self.index = next(self.kinds).reopen(self.path)
+        if clean:
+            assert self.index.end == End(1, self.end * UNIT)
+        elif self.index.end is None:  # else nothing has changed since a clean close
+            found = [e for e in self.records if e.place >= self.index.covered]
+            self.index.add(found)
+            self.model |= {e.object_id: e for e in found}
+
+    def check(self) -> None:
+        assert content(self.index) | self.index.waiting() == self.model
+        assert all(self.index.get(key) == found for key, found in self.model.items())
+        assert self.index.get(b"\xff" * 32) is None
+
+    def close(self) -> None:
+        self.index.close(None)
+        os.close(self.segment)
+
+
+@pytest.fixture(scope="module")
+def quick_folder() -> Iterator[Path]:
+    """A folder in memory where the system has one: ten thousand runs sync often."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+def check_as_a_dictionary(
+    folder: Path, steps: list[tuple[str, int, int]], *, python_first: bool
+) -> None:
+    kinds = [InPython(), InRust()]
+    modelled = Modelled(folder, cycle(kinds if python_first else kinds[::-1]))
+    for step in steps:
+        modelled.run(*step)
+    modelled.check()
+    modelled.close()
+
+
+@settings(deadline=None)
+@given(steps, st.booleans())
+def test_either_implementation_goes_on_with_the_file_of_the_other_as_a_dictionary(
+    quick_folder: Path, steps: list[tuple[str, int, int]], python_first: bool
+):
+    check_as_a_dictionary(quick_folder, steps, python_first=python_first)
+
+
+def test_either_goes_on_with_the_file_of_the_other_in_10000_runs(quick_folder: Path):
+    rng = random.Random(1)
+    for run in range(10_000):
+        steps = [
+            (rng.choice(STEPS), rng.randrange(150), rng.choice(AMOUNTS))
+            for _ in range(rng.randrange(7))
+        ]
+        check_as_a_dictionary(quick_folder, steps, python_first=run % 2 == 0)
