@@ -6,6 +6,7 @@
 pub mod chunker;
 pub mod commit_log;
 pub mod holders;
+pub mod index_page;
 pub mod inode_cache;
 pub mod memtable;
 pub mod metadata_codec;

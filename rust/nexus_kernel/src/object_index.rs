@@ -1,72 +1,60 @@
-//! Where in the segments an object lies, in one file of hashed pages. Twin:
-//! `nexus.storage.object_store.object_index`, which has the format and the invariants.
+//! Where in the segments an object lies, in one file of hashed pages: twin of
+//! `nexus.storage.object_store.object_index`, which has the reasons and the invariants.
 //!
-//! Locks: none; the owner takes turns.
+//! The owner of an [`ObjectIndex`] calls it from one thread at a time. What it knows in memory is in
+//! a [`View`] that any thread looks into by a [`Reader`], never while a file is waited for: the
+//! lock of the view is held for memory alone. A page is written before the view has it.
 
-use std::collections::hash_map::{self, RandomState};
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::{File, OpenOptions, rename};
-use std::hash::{BuildHasher, Hasher};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::segment_record::{ObjectId, fill_record, record_bytes};
+use crate::index_page::{Entry, MAX_DEPTH, PAGE_BYTES, Page, Place};
+use crate::segment_record::{ObjectId, UNIT_BYTES, fill_record, record_bytes};
 use crate::waiting_entries::WaitingEntries;
 
-/// How long a page is.
-pub const PAGE_BYTES: usize = 4096;
+#[cfg(test)]
+mod tests;
 
+/// The largest object that is appended together with others.
+pub const LARGEST_APPENDED: usize = 64 << 10;
+
+/// The number of a boot that has no name: no two of them are known to be the same.
+const NO_BOOT: u64 = 0;
 const MAGIC: &[u8; 4] = b"NXOI";
 const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 48;
-const CHECKSUM_BYTES: usize = 8;
-const PAGE_HEADER_BYTES: usize = 16;
-const ENTRY_BYTES: usize = 56;
-const PAGE_ENTRIES: usize = (PAGE_BYTES - PAGE_HEADER_BYTES) / ENTRY_BYTES;
-const MAX_DEPTH: u8 = 28;
 const HASH_BITS: u32 = 64;
-const NO_BOOT: u64 = 0;
 const CACHED_PAGES: usize = 4096;
 const DIRTY_PAGES: usize = 256;
 const WAITING_ENTRIES: usize = 4096;
 const WAITING_BYTES: u64 = 32 << 20;
 
-/// Where an object lies: twin of `nexus.storage.object_store.entry.Entry`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The object.
-    pub object_id: ObjectId,
+/// Where the last segment ends, as a clean close left it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct End {
     /// The number of the segment.
     pub segment: u32,
-    /// In the segment, in units of 8 bytes.
-    pub offset: u32,
-    /// How many bytes the object has.
-    pub size: u32,
-    /// 1 for an object that the collector has set aside, else 0.
-    pub aside: u32,
-    /// When it was stored or set aside.
-    pub at_ns: u64,
+    /// In bytes.
+    pub offset: u64,
 }
 
-/// A segment, and an offset in it, in units of 8 bytes.
-pub type Place = (u32, u32);
-
-/// A segment, and an offset in it, in bytes.
-pub type End = (u32, u64);
-
-/// Why an index does not answer.
+/// Why a call of the index has no answer.
 #[derive(Debug)]
 pub enum IndexError {
-    /// The disk fails.
-    Io(io::Error),
-    /// What is stored is not what an index has.
-    Damaged(String),
-    /// There is no index to go on with: it has to be made anew.
+    /// There is no index to go on with.
     Lost(String),
+    /// A page is damaged.
+    Damaged(String),
+    /// The operating system refused.
+    Io(io::Error),
 }
 
 impl From<io::Error> for IndexError {
@@ -75,358 +63,435 @@ impl From<io::Error> for IndexError {
     }
 }
 
-type Page = [u8; PAGE_BYTES];
-type Outcome<T> = Result<T, IndexError>;
+/// An answer of the index.
+pub type Result<T> = std::result::Result<T, IndexError>;
 
-impl Entry {
-    fn place(&self) -> Place {
-        (self.segment, self.offset)
+/// An object on its way to a segment.
+pub struct NewObject<'a> {
+    /// Its id.
+    pub object_id: ObjectId,
+    /// Its bytes.
+    pub data: &'a [u8],
+}
+
+/// The calls by which an index reaches its file, and the segment it appends to.
+pub trait IndexFile {
+    /// Fill a buffer from a place on, as far as the file goes; return how far.
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize>;
+    /// Write every byte.
+    fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
+    /// Have the bytes survive a power cut.
+    fn sync_data(&self) -> io::Result<()>;
+    /// How long the file is.
+    fn size(&self) -> io::Result<u64>;
+    /// Cut the file.
+    fn truncate(&self, size: u64) -> io::Result<()>;
+}
+
+impl IndexFile for File {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        let mut got = 0;
+        while got < buffer.len() {
+            match FileExt::read_at(self, &mut buffer[got..], at + got as u64) {
+                Ok(0) => break,
+                Ok(more) => got += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(got)
     }
 
-    fn packed(&self) -> [u8; ENTRY_BYTES] {
-        let mut packed = [0; ENTRY_BYTES];
-        packed[..32].copy_from_slice(&self.object_id);
-        let numbers = [self.segment, self.offset, self.size, self.aside];
-        packed[32..48].copy_from_slice(numbers.map(u32::to_le_bytes).as_flattened());
-        packed[48..].copy_from_slice(&self.at_ns.to_le_bytes());
-        packed
+    fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, at)
     }
 
-    fn unpacked(packed: &[u8]) -> Self {
-        let mut object_id = [0; 32];
-        object_id.copy_from_slice(&packed[..32]);
-        Self {
-            object_id,
-            segment: u32_at(packed, 32),
-            offset: u32_at(packed, 36),
-            size: u32_at(packed, 40),
-            aside: u32_at(packed, 44),
-            at_ns: u64_at(packed, 48),
+    fn sync_data(&self) -> io::Result<()> {
+        File::sync_data(self)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        self.set_len(size)
+    }
+}
+
+/// What an index has in memory. A page in it is never changed, only replaced.
+#[derive(Default)]
+struct View {
+    waiting: WaitingEntries,
+    directory: Directory,
+    pages: HashMap<u32, Page>,
+    kept: VecDeque<u32>, // the keys of `pages`, the one to go next first
+    page_count: u32,
+}
+
+/// What memory says of an object.
+pub enum Known {
+    /// It has this entry.
+    Here(Entry),
+    /// It has none.
+    Nowhere,
+    /// If it has one, that is in a page which is not in memory.
+    InPage(u32),
+}
+
+impl View {
+    fn known(&self, object_id: &ObjectId, hashed: u64) -> Known {
+        if let Some(entry) = self.waiting.get(object_id) {
+            return Known::Here(entry);
+        }
+        let number = self.directory.number_of(hashed);
+        match self.pages.get(&number) {
+            Some(page) => page.get(object_id).map_or(Known::Nowhere, Known::Here),
+            None => Known::InPage(number),
+        }
+    }
+
+    fn keep(&mut self, number: u32, page: Page) {
+        if self.pages.insert(number, page).is_some() {
+            return;
+        }
+        self.kept.push_back(number);
+        if self.kept.len() > CACHED_PAGES
+            && let Some(first) = self.kept.pop_front()
+        {
+            self.pages.remove(&first);
         }
     }
 }
 
-/// What the header of the file says.
-struct Header {
+/// Which page has the hashes with some leading bits.
+#[derive(Default)]
+struct Directory {
+    pages: Vec<u32>,
+    bits: u32,
+}
+
+impl Directory {
+    fn of(pages: Vec<u32>) -> Self {
+        let bits = pages.len().ilog2();
+        Self { pages, bits }
+    }
+
+    fn number_of(&self, hashed: u64) -> u32 {
+        let place = hashed.checked_shr(HASH_BITS - self.bits).unwrap_or(0);
+        self.pages[place as usize]
+    }
+
+    /// Have the second half of a page's hashes in another; false if they are not where it says.
+    fn split(&mut self, prefix: u32, depth: u8, moved: u32) -> bool {
+        let depth = u32::from(depth);
+        if depth == self.bits {
+            self.pages = self.pages.iter().flat_map(|&page| [page; 2]).collect();
+            self.bits += 1;
+        }
+        let Some(shift) = self.bits.checked_sub(depth + 1) else {
+            return false;
+        };
+        let first = (prefix as usize * 2 + 1) << shift;
+        let Some(part) = self.pages.get_mut(first..first + (1 << shift)) else {
+            return false;
+        };
+        part.fill(moved);
+        true
+    }
+}
+
+/// Looks into what an index has in memory. Shared by all threads.
+#[derive(Clone)]
+pub struct Reader {
     seed: u64,
+    view: Arc<RwLock<View>>,
+}
+
+impl Reader {
+    /// The entry of an object, if it is known from memory.
+    pub fn peek(&self, object_id: &ObjectId) -> Option<Entry> {
+        match self.known(object_id) {
+            Known::Here(entry) => Some(entry),
+            Known::Nowhere | Known::InPage(_) => None,
+        }
+    }
+
+    /// How many pages there are, with the header.
+    pub fn page_count(&self) -> u32 {
+        self.read().page_count
+    }
+
+    /// The entries that are in no page yet, in the order of the log.
+    pub fn waiting(&self) -> Vec<Entry> {
+        self.read().waiting.iter().collect()
+    }
+
+    /// What memory says of an object.
+    pub fn known(&self, object_id: &ObjectId) -> Known {
+        self.read().known(object_id, self.hash(object_id))
+    }
+
+    fn hash(&self, object_id: &ObjectId) -> u64 {
+        xxh3_64_with_seed(object_id, self.seed)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An open index file. Belongs to one store, which takes turns on it.
+pub struct ObjectIndex<F> {
+    file: F,
+    path: PathBuf,
     boot: u64,
     end: Option<End>,
     covered: Place,
+    memory: Reader,
 }
 
-impl Header {
-    fn packed(&self) -> Page {
-        let (segment, offset) = self.end.unwrap_or_default();
-        let mut page = [0; PAGE_BYTES];
-        page[..4].copy_from_slice(MAGIC);
-        page[4..8].copy_from_slice(&VERSION.to_le_bytes());
-        page[8..16].copy_from_slice(&self.seed.to_le_bytes());
-        page[16..24].copy_from_slice(&self.boot.to_le_bytes());
-        page[24..28].copy_from_slice(&u32::from(self.end.is_some()).to_le_bytes());
-        page[28..32].copy_from_slice(&segment.to_le_bytes());
-        page[32..40].copy_from_slice(&offset.to_le_bytes());
-        page[40..44].copy_from_slice(&self.covered.0.to_le_bytes());
-        page[44..48].copy_from_slice(&self.covered.1.to_le_bytes());
-        let checksum = xxh3_64(&page[..HEADER_BYTES]);
-        page[HEADER_BYTES..HEADER_BYTES + CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
-        page
-    }
+/// Open the file of an index.
+pub fn open_file(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    opened.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => IndexError::Lost("there is no index".to_owned()),
+        _ => error.into(),
+    })
+}
 
-    fn unpacked(page: &[u8]) -> Outcome<Self> {
-        let lost = |reason: &str| IndexError::Lost(reason.to_owned());
-        let is_whole = page.len() == PAGE_BYTES
-            && u64_at(page, HEADER_BYTES) == xxh3_64(&page[..HEADER_BYTES])
-            && page[HEADER_BYTES + CHECKSUM_BYTES..]
-                .iter()
-                .all(|b| *b == 0);
-        if !is_whole {
-            return Err(lost("the header of the index is damaged"));
-        }
-        if !page.starts_with(MAGIC) || u32_at(page, 4) != VERSION {
+/// Make the file of an empty index, clean for the moment, in place of any other.
+pub fn create_file(path: &Path) -> io::Result<File> {
+    let seed = RandomState::new().build_hasher().finish();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true);
+    let file = options.mode(0o600).open(path)?;
+    let header = header(seed, NO_BOOT, Some(End::default()), Place::default());
+    let mut page = Page::of(0, 0, &[]);
+    FileExt::write_all_at(&file, &[&header[..], page.seal(1)].concat(), 0)?;
+    Ok(file)
+}
+
+impl<F: IndexFile> ObjectIndex<F> {
+    /// Take an opened file for an index.
+    pub fn open(file: F, path: PathBuf, boot: u64) -> Result<Self> {
+        let mut bytes = [0; PAGE_BYTES];
+        let read = file.read_at(&mut bytes, 0)?;
+        let stored = Header::of(&bytes).filter(|_| read == PAGE_BYTES);
+        let stored = stored.ok_or_else(|| lost("the header of the index is damaged"))?;
+        if (&stored.magic, stored.version) != (MAGIC, VERSION) {
             return Err(lost("the index has another format"));
         }
-        let end = (u32_at(page, 28), u64_at(page, 32));
-        Ok(Self {
-            seed: u64_at(page, 8),
-            boot: u64_at(page, 16),
-            end: (u32_at(page, 24) != 0).then_some(end),
-            covered: (u32_at(page, 40), u32_at(page, 44)),
-        })
-    }
-}
-
-/// The directory, and how far a hash is shifted to give its place there.
-struct Map {
-    pages: Vec<u32>,
-    shift: u32,
-}
-
-impl Map {
-    /// Of a number of pages that is a power of two.
-    fn of(pages: Vec<u32>) -> Self {
-        let shift = HASH_BITS - pages.len().ilog2();
-        Self { pages, shift }
-    }
-
-    fn page(&self, hashed: u64) -> u32 {
-        let place = hashed.checked_shr(self.shift).unwrap_or(0);
-        self.pages[usize::try_from(place).unwrap_or(0)]
-    }
-
-    /// Have the second half of a page's hashes lead to another page.
-    fn split(&mut self, prefix: u32, depth: u8, moved: u32) {
-        let depth = u32::from(depth);
-        if depth == HASH_BITS - self.shift {
-            self.pages = self.pages.iter().flat_map(|page| [*page; 2]).collect();
-            self.shift -= 1;
+        if stored.end.is_none() && (stored.boot == NO_BOOT || stored.boot != boot) {
+            return Err(lost("the machine went down while the index was in use"));
         }
-        let width = 1_usize << (HASH_BITS - self.shift - depth - 1);
-        let first = (prefix as usize * 2 + 1) * width;
-        self.pages[first..first + width].fill(moved);
-    }
-}
-
-/// Pages in memory; the oldest are forgotten first.
-#[derive(Default)]
-struct PageCache {
-    pages: HashMap<u32, Arc<Page>>,
-    order: VecDeque<u32>,
-}
-
-impl PageCache {
-    fn keep(&mut self, number: u32, page: Arc<Page>) {
-        if self.pages.insert(number, page).is_none() {
-            self.order.push_back(number);
-            if self.order.len() > CACHED_PAGES
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.pages.remove(&oldest);
-            }
-        }
-    }
-}
-
-/// An open index file.
-pub struct ObjectIndex {
-    path: PathBuf,
-    file: File,
-    boot: u64,
-    seed: u64,
-    cache: PageCache,
-    waiting: WaitingEntries,
-    map: Map,
-    page_count: u32,
-    end: Option<End>,
-    covered: Place,
-}
-
-impl ObjectIndex {
-    /// Write an empty index to a path, in place of what is there.
-    pub fn write_empty(path: &Path) -> io::Result<()> {
-        let file = options().create(true).truncate(true).open(path)?;
-        let header = Header {
-            seed: RandomState::new().build_hasher().finish(),
-            boot: NO_BOOT,
-            end: Some((0, 0)), // clean for the moment in which it holds nothing
-            covered: (0, 0),
+        let pages = file.size()? / PAGE_BYTES as u64;
+        let page_count = u32::try_from(pages).map_err(|_| lost("the index is too long"))?;
+        let view = View {
+            page_count,
+            ..View::default()
         };
-        let page = sealed(1, build_page(0, 0, &[]));
-        file.write_all_at(&[header.packed(), page].concat(), 0)
-    }
-
-    /// Open an index within the boot of a number.
-    pub fn open(path: &Path, boot: u64) -> Outcome<Self> {
-        let file = match options().open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(IndexError::Lost("there is no index".to_owned()));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let header = Header::unpacked(&read_up_to(&file, PAGE_BYTES, 0)?)?;
-        if header.end.is_none() && (header.boot == NO_BOOT || header.boot != boot) {
-            let reason = "the machine went down while the index was in use";
-            return Err(IndexError::Lost(reason.to_owned()));
-        }
-        let page_count = file.metadata()?.len() / PAGE_BYTES as u64;
         let mut index = Self {
-            path: path.to_owned(),
             file,
+            path,
             boot,
-            seed: header.seed,
-            cache: PageCache::default(),
-            waiting: WaitingEntries::default(),
-            map: Map::of(vec![0]),
-            page_count: u32::try_from(page_count).map_err(io::Error::other)?,
-            end: header.end,
-            covered: header.covered,
+            end: stored.end,
+            covered: stored.covered,
+            memory: Reader {
+                seed: stored.seed,
+                view: Arc::new(RwLock::new(view)),
+            },
         };
         let stored = match index.end {
-            Some(_) => index.load_map()?,
+            Some(_) => index.stored_directory()?,
             None => None,
         };
         let pages = match stored {
             Some(pages) => pages,
-            None => index.map_from_pages()?,
+            None => index.directory_of_pages()?,
         };
-        index.map = Map::of(pages);
+        index.memory.write().directory = Directory::of(pages);
         Ok(index)
     }
 
-    /// Flush, and take the place of what is at a path.
-    pub fn put_in_place(&mut self, path: &Path) -> Outcome<()> {
-        self.flush()?;
-        self.soil()?;
-        rename(&self.path, path)?;
-        path.clone_into(&mut self.path);
-        Ok(())
+    /// Looks into it for other threads.
+    pub fn reader(&self) -> Reader {
+        self.memory.clone()
     }
 
-    // Looking up
+    /// Where the last segment ends; none unless the index was closed cleanly and is unchanged.
+    pub fn end(&self) -> Option<End> {
+        self.end
+    }
 
-    /// The file's path.
+    /// The pages have the entry of every record before it; of later ones the log tells.
+    pub fn covered(&self) -> Place {
+        self.covered
+    }
+
+    /// The path as it was given, or taken.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The entry of an object, if it is known from memory.
-    pub fn peek(&self, object_id: &ObjectId) -> Option<Entry> {
-        if let Some(entry) = self.waiting.get(object_id) {
-            return Some(*entry);
-        }
-        let page = self.cache.pages.get(&self.map.page(self.hash(object_id)))?;
-        let position = find(&page[..], object_id)?;
-        Some(Entry::unpacked(&page[position..position + ENTRY_BYTES]))
-    }
-
     /// The entry of an object.
-    pub fn get(&mut self, object_id: &ObjectId) -> Outcome<Option<Entry>> {
-        if let Some(entry) = self.waiting.get(object_id) {
-            return Ok(Some(*entry));
-        }
-        let page = self.page(self.map.page(self.hash(object_id)))?;
-        let found = find(&page[..], object_id);
-        Ok(found.map(|position| Entry::unpacked(&page[position..position + ENTRY_BYTES])))
+    pub fn get(&self, object_id: &ObjectId) -> Result<Option<Entry>> {
+        Ok(match self.memory.known(object_id) {
+            Known::Here(entry) => Some(entry),
+            Known::Nowhere => None,
+            Known::InPage(number) => self.page(number)?.get(object_id),
+        })
     }
 
-    /// How many pages there are, the header's with them.
-    pub fn page_count(&self) -> u32 {
-        self.page_count
-    }
-
-    /// The entries of a page, with those that wait in the place of older ones.
-    pub fn entries_in(&self, number: u32) -> Outcome<Vec<Entry>> {
-        let page = match self.cache.pages.get(&number) {
-            Some(page) => page.clone(),
-            None => Arc::new(self.read_page(number)?),
-        };
-        let newer = |entry: Entry| *self.waiting.get(&entry.object_id).unwrap_or(&entry);
-        Ok(entries(&page[..]).map(newer).collect())
-    }
-
-    /// The entries that are in no page yet.
-    pub fn waiting(&self) -> impl Iterator<Item = &Entry> {
-        self.waiting.values()
+    /// The entries of a page as they are now; see the twin.
+    pub fn entries_in(&self, number: u32) -> Result<Vec<Entry>> {
+        let page = self.memory.read().pages.get(&number).cloned();
+        let page = page.map_or_else(|| self.read_page(number), Ok)?;
+        let waiting = &self.memory.read().waiting;
+        let newest = |entry: Entry| waiting.get(&entry.object_id).unwrap_or(entry);
+        Ok(page.entries().map(newest).collect())
     }
 
     /// The numbers of the pages that are damaged in the file.
-    pub fn damaged_pages(&self) -> Outcome<Vec<u32>> {
+    pub fn damaged_pages(&self) -> io::Result<Vec<u32>> {
         let mut found = Vec::new();
-        for number in 1..self.page_count {
+        for number in 1..self.memory.page_count() {
             match self.read_page(number) {
                 Ok(_) => {}
-                Err(IndexError::Damaged(_)) => found.push(number),
-                Err(error) => return Err(error),
+                Err(IndexError::Io(error)) => return Err(error),
+                Err(_) => found.push(number),
             }
         }
         Ok(found)
     }
 
-    /// Where the last segment ends, as a clean close left it.
-    pub fn end(&self) -> Option<End> {
-        self.end
-    }
-
-    /// The pages have the entry of every record before this place.
-    pub fn covered(&self) -> Place {
-        self.covered
-    }
-
-    // Changing
-
     /// Enter records that were just appended, in the order of the log.
-    pub fn add(&mut self, added: &[Entry]) -> Outcome<()> {
-        self.prepare(added.len())?;
-        self.enter(added);
+    pub fn add(&mut self, entries: &[Entry]) -> Result<()> {
+        self.soil()?;
+        self.make_room(entries.len())?; // first: what is not entered yet is not acknowledged either
+        self.enter(entries);
         Ok(())
     }
 
-    /// Do all of entering so many records that can fail.
-    pub fn prepare(&mut self, count: usize) -> Outcome<()> {
+    /// Append the records of objects to a segment, in one write, and enter them.
+    ///
+    /// False, with nothing written, unless each is small, and the only one of its id.
+    pub fn append_new(
+        &mut self,
+        log: &impl IndexFile,
+        segment: u32,
+        start: u64,
+        objects: &[NewObject<'_>],
+        at_ns: u64,
+    ) -> Result<bool> {
+        if !self.are_new(objects)? {
+            return Ok(false);
+        }
+        let Some((records, entries)) = packed(segment, start, objects, at_ns) else {
+            return Ok(false);
+        };
         self.soil()?;
-        self.make_room(count)
+        self.make_room(objects.len())?; // once the records are written, nothing fails any more
+        log.write_all_at(&records, start)?;
+        self.enter(&entries);
+        Ok(true)
     }
 
-    /// Enter records for which there is room.
-    pub fn enter(&mut self, added: &[Entry]) {
-        for entry in added {
-            self.waiting.add(*entry, self.hash(&entry.object_id));
+    fn are_new(&self, objects: &[NewObject<'_>]) -> Result<bool> {
+        for object in objects {
+            if object.data.len() > LARGEST_APPENDED || self.get(&object.object_id)?.is_some() {
+                return Ok(false);
+            }
+        }
+        let mut ids: Vec<&ObjectId> = objects.iter().map(|object| &object.object_id).collect();
+        ids.sort_unstable();
+        Ok(ids.windows(2).all(|pair| pair[0] != pair[1]))
+    }
+
+    fn enter(&self, entries: &[Entry]) {
+        let waiting = &mut self.memory.write().waiting;
+        for entry in entries {
+            waiting.add(entry, self.memory.hash(&entry.object_id));
         }
     }
 
-    fn make_room(&mut self, needed: usize) -> Outcome<()> {
-        while let Some(oldest) = self.waiting.oldest() {
-            let is_full = self.waiting.len() + needed > WAITING_ENTRIES;
-            if !is_full && self.waiting.size_bytes() <= WAITING_BYTES {
-                break;
-            }
-            let hashed = self.hash(&oldest.object_id);
-            let group = self.waiting.group(hashed);
+    fn make_room(&mut self, needed: usize) -> Result<()> {
+        while let Some(hashed) = self.group_to_write(needed) {
+            let group = self.memory.read().waiting.group(hashed);
             self.put_in_pages(&group)?;
-            self.waiting.discard_group(hashed);
+            self.memory.write().waiting.discard_group(hashed); // readers look here first
             self.cover(&group)?;
         }
         Ok(())
     }
 
+    /// The hash of the oldest entry that waits, if there have come to be too many.
+    fn group_to_write(&self, needed: usize) -> Option<u64> {
+        let waiting = &self.memory.read().waiting;
+        let full = waiting.len() + needed > WAITING_ENTRIES || waiting.size_bytes() > WAITING_BYTES;
+        let oldest = waiting.oldest().filter(|_| full)?;
+        Some(self.memory.hash(&oldest.object_id))
+    }
+
     /// Note in the file from where on the log has entries that no page has.
-    fn cover(&mut self, written: &[Entry]) -> Outcome<()> {
-        let last = written.iter().map(Entry::place).max();
-        let oldest = self.waiting.oldest().map(|entry| entry.place());
-        self.covered = oldest.or(last).unwrap_or(self.covered);
-        self.write_header(None)
+    fn cover(&mut self, written: &[Entry]) -> Result<()> {
+        let oldest = self.memory.read().waiting.oldest();
+        let last = written.iter().map(|entry| entry.place).max();
+        if let Some(place) = oldest.map(|entry| entry.place).or(last) {
+            self.covered = place;
+        }
+        Ok(self.file.write_all_at(&self.header(None), 0)?)
     }
 
     /// Write the entries that wait to their pages.
-    pub fn flush(&mut self) -> Outcome<()> {
-        if self.waiting.is_empty() {
+    pub fn flush(&mut self) -> Result<()> {
+        let entries = self.memory.waiting();
+        if entries.is_empty() {
             return Ok(());
         }
         self.soil()?;
-        let written: Vec<Entry> = self.waiting.values().copied().collect();
-        self.put_in_pages(&written)?;
-        self.waiting = WaitingEntries::default();
-        self.cover(&written)
+        self.put_in_pages(&entries)?;
+        self.memory.write().waiting = WaitingEntries::default(); // readers look here first
+        self.cover(&entries)
     }
 
     /// Change entries; they are in the file when this returns.
-    pub fn put_many(&mut self, changed: &[Entry]) -> Outcome<()> {
+    pub fn put_many(&mut self, entries: &[Entry]) -> Result<()> {
         self.soil()?;
-        self.put_in_pages(changed)?;
-        for entry in changed {
-            let hashed = self.hash(&entry.object_id);
-            self.waiting.discard(&entry.object_id, hashed);
+        self.put_in_pages(entries)?;
+        let waiting = &mut self.memory.write().waiting;
+        for entry in entries {
+            waiting.discard(&entry.object_id, self.memory.hash(&entry.object_id));
         }
         Ok(())
     }
 
-    fn put_in_pages(&mut self, changed: &[Entry]) -> Outcome<()> {
-        let mut dirty: HashMap<u32, Page> = HashMap::new();
-        for entry in changed {
-            let hashed = self.hash(&entry.object_id);
+    /// Remove entries; an absent one is no error.
+    pub fn remove_many(&mut self, object_ids: &[ObjectId]) -> Result<()> {
+        self.soil()?;
+        let mut dirty = BTreeMap::new();
+        for object_id in object_ids {
+            let hashed = self.memory.hash(object_id);
+            self.memory.write().waiting.discard(object_id, hashed);
+            self.changing(hashed, &mut dirty)?.1.remove(object_id);
+            if dirty.len() > DIRTY_PAGES {
+                self.write_pages(&mut dirty)?;
+            }
+        }
+        self.write_pages(&mut dirty)
+    }
+
+    fn put_in_pages(&mut self, entries: &[Entry]) -> Result<()> {
+        let mut dirty = BTreeMap::new();
+        for entry in entries {
+            let hashed = self.memory.hash(&entry.object_id);
             loop {
-                let number = self.map.page(hashed);
-                if set(self.changing(number, &mut dirty)?, entry) {
+                let (number, page) = self.changing(hashed, &mut dirty)?;
+                if page.set(entry) {
                     break;
                 }
                 if let Some(page) = dirty.remove(&number) {
@@ -441,227 +506,172 @@ impl ObjectIndex {
         self.write_pages(&mut dirty)
     }
 
-    /// Remove entries; an absent one is no error.
-    pub fn remove_many(&mut self, object_ids: &[ObjectId]) -> Outcome<()> {
-        self.soil()?;
-        let mut dirty: HashMap<u32, Page> = HashMap::new();
-        for object_id in object_ids {
-            let hashed = self.hash(object_id);
-            self.waiting.discard(object_id, hashed);
-            let page = self.changing(self.map.page(hashed), &mut dirty)?;
-            if let Some(position) = find(page, object_id) {
-                let left = count(page) - 1;
-                let last = PAGE_HEADER_BYTES + left * ENTRY_BYTES;
-                page.copy_within(last..last + ENTRY_BYTES, position);
-                page[last..last + ENTRY_BYTES].fill(0);
-                set_count(page, left);
-            }
-            if dirty.len() > DIRTY_PAGES {
-                self.write_pages(&mut dirty)?;
-            }
-        }
-        self.write_pages(&mut dirty)
+    /// The page of a hash among those that are being changed.
+    fn changing<'a>(
+        &self,
+        hashed: u64,
+        dirty: &'a mut BTreeMap<u32, Page>,
+    ) -> Result<(u32, &'a mut Page)> {
+        let number = self.memory.read().directory.number_of(hashed);
+        let page = match dirty.entry(number) {
+            std::collections::btree_map::Entry::Occupied(page) => page.into_mut(),
+            std::collections::btree_map::Entry::Vacant(place) => place.insert(self.page(number)?),
+        };
+        Ok((number, page))
     }
 
     /// Move the entries with the next bit set to a new page at the end of the file.
-    fn split(&mut self, number: u32) -> Outcome<()> {
+    fn split(&mut self, number: u32) -> Result<()> {
         let page = self.page(number)?;
-        let (prefix, depth) = (u32_at(&page[..], 8), page[12]);
+        let (prefix, depth) = (page.prefix(), page.depth());
         if depth == MAX_DEPTH {
-            return Err(self.damaged("too many objects meet in one page"));
+            let reason = "too many objects meet in one page";
+            return Err(IndexError::Damaged(reason.to_owned()));
         }
         let (stay, moving) = self.halves(&page);
-        let moved = self.page_count;
-        let written = self.write_page(moved, moving);
-        if let Err(error) = written.and_then(|()| self.write_page(number, stay)) {
+        let moved = self.memory.page_count();
+        let written = self
+            .write_page(moved, moving)
+            .and_then(|()| self.write_page(number, stay));
+        if let Err(error) = written {
             // A page of the file that is not in the directory would count after a restart, without
             // what came into its range until then.
-            self.cache.keep(number, page);
-            self.file.set_len(u64::from(moved) * PAGE_BYTES as u64)?;
+            self.memory.write().keep(number, page);
+            self.file.truncate(start_of(moved))?;
             return Err(error);
         }
-        self.page_count = moved + 1;
-        self.map.split(prefix, depth, moved);
-        Ok(())
+        let mut view = self.memory.write();
+        view.page_count = moved + 1;
+        match view.directory.split(prefix, depth, moved) {
+            true => Ok(()),
+            false => Err(damaged(number)),
+        }
     }
 
     /// What a split leaves in a page, and what it moves out.
     fn halves(&self, page: &Page) -> (Page, Page) {
-        let (prefix, depth) = (u32_at(&page[..], 8), page[12]);
-        let shift = HASH_BITS - 1 - u32::from(depth);
-        let is_moving = |entry: &Entry| self.hash(&entry.object_id) >> shift & 1 == 1;
-        let (moving, staying): (Vec<Entry>, Vec<Entry>) = entries(&page[..]).partition(is_moving);
-        (
-            build_page(prefix << 1, depth + 1, &staying),
-            build_page(prefix << 1 | 1, depth + 1, &moving),
-        )
+        let shift = HASH_BITS - 1 - u32::from(page.depth());
+        let moves = |entry: &Entry| self.memory.hash(&entry.object_id) >> shift & 1 == 1;
+        let (moving, staying): (Vec<_>, Vec<_>) = page.entries().partition(moves);
+        let (prefix, depth) = (page.prefix() << 1, page.depth() + 1);
+        let stay = Page::of(prefix, depth, &staying);
+        (stay, Page::of(prefix | 1, depth, &moving))
     }
 
-    // Closing
-
-    /// Say durably that the index is complete, if it is not said.
-    pub fn finish(&mut self, end: End) -> Outcome<()> {
-        if self.end == Some(end) {
+    /// Close; with `end`, say durably that the index is complete.
+    pub fn close(mut self, end: Option<End>) -> Result<()> {
+        if end.is_none() || self.end == end {
             return Ok(());
         }
         self.flush()?;
-        self.store_map()?;
-        self.file.sync_all()?;
-        self.write_header(Some(end))?;
-        Ok(self.file.sync_all()?)
+        self.store_directory()?;
+        self.file.sync_data()?;
+        self.file.write_all_at(&self.header(end), 0)?;
+        Ok(self.file.sync_data()?)
     }
 
-    fn soil(&mut self) -> Outcome<()> {
+    /// Take the place of the index at another path, with all that was entered.
+    pub fn take_place(&mut self, path: PathBuf) -> Result<()> {
+        self.flush()?;
+        self.soil()?;
+        fs::rename(&self.path, &path)?;
+        self.path = path;
+        Ok(())
+    }
+
+    fn soil(&mut self) -> Result<()> {
         if self.end.is_some() {
-            self.write_header(None)?;
+            self.file.write_all_at(&self.header(None), 0)?;
             self.file.sync_data()?;
             self.end = None;
         }
         Ok(())
     }
 
-    fn write_header(&self, end: Option<End>) -> Outcome<()> {
-        let header = Header {
-            seed: self.seed,
-            boot: self.boot,
-            end,
-            covered: self.covered,
-        };
-        Ok(self.file.write_all_at(&header.packed(), 0)?)
+    fn header(&self, end: Option<End>) -> [u8; PAGE_BYTES] {
+        header(self.memory.seed, self.boot, end, self.covered)
     }
 
-    // The file
-
-    fn hash(&self, object_id: &ObjectId) -> u64 {
-        xxh3_64_with_seed(object_id, self.seed)
-    }
-
-    fn damaged(&self, reason: &str) -> IndexError {
-        IndexError::Damaged(reason.to_owned())
-    }
-
-    fn changing<'a>(
-        &mut self,
-        number: u32,
-        dirty: &'a mut HashMap<u32, Page>,
-    ) -> Outcome<&'a mut Page> {
-        Ok(match dirty.entry(number) {
-            hash_map::Entry::Occupied(page) => page.into_mut(),
-            hash_map::Entry::Vacant(place) => place.insert(*self.page(number)?),
-        })
-    }
-
-    fn page(&mut self, number: u32) -> Outcome<Arc<Page>> {
-        if let Some(page) = self.cache.pages.get(&number) {
+    fn page(&self, number: u32) -> Result<Page> {
+        if let Some(page) = self.memory.read().pages.get(&number) {
             return Ok(page.clone());
         }
-        let page = Arc::new(self.read_page(number)?);
-        self.cache.keep(number, page.clone());
+        let page = self.read_page(number)?;
+        self.memory.write().keep(number, page.clone());
         Ok(page)
     }
 
-    fn write_pages(&mut self, dirty: &mut HashMap<u32, Page>) -> Outcome<()> {
-        let mut numbers: Vec<u32> = dirty.keys().copied().collect();
-        numbers.sort_unstable();
-        for number in numbers {
-            if let Some(page) = dirty.remove(&number) {
-                self.write_page(number, page)?;
-            }
+    fn read_page(&self, number: u32) -> Result<Page> {
+        let mut bytes = Box::new([0; PAGE_BYTES]);
+        let read = self.file.read_at(&mut bytes[..], start_of(number))?;
+        let page = Page::sealed(number, bytes).filter(|_| read == PAGE_BYTES);
+        page.ok_or_else(|| damaged(number))
+    }
+
+    fn write_pages(&mut self, dirty: &mut BTreeMap<u32, Page>) -> Result<()> {
+        while let Some((number, page)) = dirty.pop_first() {
+            self.write_page(number, page)?;
         }
         Ok(())
     }
 
-    fn write_page(&mut self, number: u32, page: Page) -> Outcome<()> {
-        let page = sealed(number, page);
-        self.file.write_all_at(&page, page_offset(number))?;
-        self.cache.keep(number, Arc::new(page));
+    fn write_page(&mut self, number: u32, mut page: Page) -> Result<()> {
+        self.file
+            .write_all_at(page.seal(number), start_of(number))?;
+        self.memory.write().keep(number, page);
         Ok(())
     }
 
-    fn read_page(&self, number: u32) -> Outcome<Page> {
-        let read = read_up_to(&self.file, PAGE_BYTES, page_offset(number))?;
-        match Page::try_from(read) {
-            Ok(page) if u64_at(&page, 0) == seal(number, &page) && is_possible(&page) => Ok(page),
-            _ => Err(self.damaged(&format!("page {number} of the index is damaged"))),
-        }
+    fn directory_path(&self) -> PathBuf {
+        let mut path = OsString::from(&self.path);
+        path.push(".map");
+        path.into()
     }
 
-    fn map_path(&self) -> PathBuf {
-        let mut name = self.path.as_os_str().to_owned();
-        name.push(".map");
-        name.into()
-    }
-
-    /// The directory that a clean close stored; None where it is missing or damaged.
-    fn load_map(&self) -> Outcome<Option<Vec<u32>>> {
-        let stored = match std::fs::read(self.map_path()) {
+    /// The directory that a clean close stored, if it is there and whole.
+    fn stored_directory(&self) -> io::Result<Option<Vec<u32>>> {
+        let stored = match fs::read(self.directory_path()) {
             Ok(stored) => stored,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
-        let Some((checksum, pages)) = stored.split_at_checked(CHECKSUM_BYTES) else {
-            return Ok(None);
-        };
-        if u64_at(checksum, 0) != self.map_checksum(pages) {
-            return Ok(None);
+        let page_count = self.memory.page_count();
+        Ok(directory_of(&stored, self.memory.seed, page_count))
+    }
+
+    fn store_directory(&self) -> io::Result<()> {
+        let mut stored = vec![0; 8];
+        for page in &self.memory.read().directory.pages {
+            stored.extend(page.to_le_bytes());
         }
-        let pages = (pages.len().is_power_of_two() && pages.len() >= 4)
-            .then(|| pages.chunks_exact(4).map(|page| u32_at(page, 0)));
-        let pages: Option<Vec<u32>> = pages.map(Iterator::collect);
-        Ok(pages.filter(|pages| pages.iter().all(|page| (1..self.page_count).contains(page))))
-    }
-
-    fn store_map(&self) -> Outcome<()> {
-        let pages: Vec<[u8; 4]> = self
-            .map
-            .pages
-            .iter()
-            .map(|page| page.to_le_bytes())
-            .collect();
-        let pages = pages.as_flattened();
-        let mut stored = self.map_checksum(pages).to_le_bytes().to_vec();
-        stored.extend(pages);
-        let path = self.map_path();
-        let file = options().create(true).truncate(true).open(path)?;
-        file.write_all_at(&stored, 0)?;
-        Ok(file.sync_all()?)
-    }
-
-    fn map_checksum(&self, pages: &[u8]) -> u64 {
-        xxh3_64_with_seed(pages, self.seed ^ u64::from(self.page_count))
+        let seed = directory_seed(self.memory.seed, self.memory.page_count());
+        let checksum = xxh3_64_with_seed(&stored[8..], seed);
+        stored[..8].copy_from_slice(&checksum.to_le_bytes());
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(self.directory_path())?;
+        FileExt::write_all_at(&file, &stored, 0)?;
+        file.sync_all()
     }
 
     /// The directory that the pages' own headers give.
-    fn map_from_pages(&mut self) -> Outcome<Vec<u32>> {
-        let mut found: HashMap<(u8, u32), u32> = HashMap::new();
-        for number in 1..self.page_count {
+    fn directory_of_pages(&mut self) -> Result<Vec<u32>> {
+        let mut found = BTreeMap::new();
+        for number in 1..self.memory.page_count() {
             let page = self.read_page(number).map_err(|error| match error {
                 IndexError::Damaged(reason) => IndexError::Lost(reason),
                 other => other,
             })?;
-            found.insert((page[12], u32_at(&page, 8)), number);
+            found.insert((page.depth(), page.prefix()), number);
         }
         self.finish_split(&mut found)?;
-        let lost = |reason: &str| Err(IndexError::Lost(reason.to_owned()));
-        let bits = found.keys().map(|(depth, _)| *depth).max().unwrap_or(0);
-        // Before the directory is made: it is larger than the file where that holds no such pages.
-        let covered: u64 = found.keys().map(|(depth, _)| 1_u64 << (bits - depth)).sum();
-        if covered != 1 << bits {
-            return lost("a page of the index is missing");
-        }
-        let mut pages = vec![0; 1 << bits];
-        for (&(depth, prefix), &number) in &found {
-            let width = 1_usize << (bits - depth);
-            pages[prefix as usize * width..][..width].fill(number);
-        }
-        match pages.contains(&0) {
-            true => lost("a page of the index is missing, and two are of the same hashes"),
-            false => Ok(pages),
-        }
+        pages_of(&found).map_err(lost)
     }
 
     /// Take out of the old page of a split what a kill left there though it has moved.
-    fn finish_split(&mut self, found: &mut HashMap<(u8, u32), u32>) -> Outcome<()> {
+    ///
+    /// The next split of that page would move it once more, over what came to the new page since.
+    fn finish_split(&mut self, found: &mut BTreeMap<(u8, u32), u32>) -> Result<()> {
         for ((depth, prefix), number) in found.clone() {
             if found.contains_key(&(depth + 1, prefix << 1 | 1)) {
                 self.soil()?;
@@ -675,181 +685,141 @@ impl ObjectIndex {
     }
 }
 
-/// Objects that are not stored yet, on their way to the end of a segment.
-pub struct Appending {
-    records: Vec<u8>,
-    entries: Vec<Entry>,
+/// The records of objects that are appended at a place, and their entries; none past the last place.
+fn packed(
+    segment: u32,
+    start: u64,
+    objects: &[NewObject<'_>],
+    at_ns: u64,
+) -> Option<(Vec<u8>, Vec<Entry>)> {
+    let lengths = objects.iter().map(|object| record_bytes(object.data.len()));
+    let mut records = vec![0; lengths.sum()];
+    let mut entries = Vec::with_capacity(objects.len());
+    let mut at = 0;
+    for NewObject { object_id, data } in objects {
+        let size = u32::try_from(data.len()).ok()?;
+        let offset = (start + at as u64) / UNIT_BYTES as u64;
+        let offset = u32::try_from(offset).ok()?;
+        let next = at + record_bytes(data.len());
+        fill_record(&mut records[at..next], object_id, data, size, at_ns);
+        entries.push(Entry {
+            object_id: *object_id,
+            place: Place { segment, offset },
+            size,
+            aside: 0,
+            at_ns,
+        });
+        at = next;
+    }
+    Some((records, entries))
 }
 
-impl Appending {
-    /// The records, one after the other.
-    pub fn records(&self) -> &[u8] {
-        &self.records
+/// The directory in the bytes of its file, if it is that of an index with so many pages.
+pub fn directory_of(stored: &[u8], seed: u64, page_count: u32) -> Option<Vec<u32>> {
+    let (checksum, numbers) = stored.split_first_chunk::<8>()?;
+    if u64::from_le_bytes(*checksum) != xxh3_64_with_seed(numbers, directory_seed(seed, page_count))
+        || numbers.len() < 4
+        || !numbers.len().is_power_of_two()
+    {
+        return None;
     }
-
-    /// What enters them.
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
-    }
+    let (numbers, _) = numbers.as_chunks::<4>();
+    let pages: Vec<u32> = numbers.iter().copied().map(u32::from_le_bytes).collect();
+    let all_there = pages.iter().all(|number| (1..page_count).contains(number));
+    all_there.then_some(pages)
 }
 
-impl ObjectIndex {
-    /// Pack the records of objects for the place where a segment ends, ready to be entered.
-    ///
-    /// None where one of them is here already, comes twice, or the records would pass `limit`.
-    pub fn append_new(
-        &mut self,
-        objects: &[(ObjectId, &[u8])],
-        segment: u32,
-        end: u64,
-        limit: u64,
-        at_ns: u64,
-    ) -> Outcome<Option<Appending>> {
-        let length: usize = objects
-            .iter()
-            .map(|(_, data)| record_bytes(data.len()))
-            .sum();
-        if end + length as u64 > limit {
-            return Ok(None);
+/// With the number of pages in it, so that one of an earlier close never counts.
+fn directory_seed(seed: u64, page_count: u32) -> u64 {
+    seed ^ u64::from(page_count)
+}
+
+/// The directory of pages by their depth and prefix, or why there is none.
+pub fn pages_of(found: &BTreeMap<(u8, u32), u32>) -> std::result::Result<Vec<u32>, &'static str> {
+    let bits = found.keys().map(|(depth, _)| *depth).max().unwrap_or(0);
+    // Before the directory is made: it is larger than the file where that holds no such pages.
+    let shares = found.keys().map(|(depth, _)| 1_u64 << (bits - depth));
+    if shares.sum::<u64>() != 1 << bits {
+        return Err("a page of the index is missing");
+    }
+    let mut pages = vec![0; 1 << bits];
+    for (&(depth, prefix), &number) in found {
+        let shift = bits - depth;
+        let first = (prefix as usize) << shift;
+        pages[first..first + (1 << shift)].fill(number);
+    }
+    if pages.contains(&0) {
+        return Err("a page of the index is missing, and two are of the same hashes");
+    }
+    Ok(pages)
+}
+
+struct Header {
+    magic: [u8; 4],
+    version: u32,
+    seed: u64,
+    boot: u64,
+    end: Option<End>,
+    covered: Place,
+}
+
+impl Header {
+    /// What the first page of the file says, if it is sealed.
+    fn of(bytes: &[u8; PAGE_BYTES]) -> Option<Self> {
+        if sealed_header(&bytes[..HEADER_BYTES]) != *bytes {
+            return None;
         }
-        let mut appending = Appending {
-            records: vec![0; length],
-            entries: Vec::with_capacity(objects.len()),
+        let u32_at = |at: usize| Some(u32::from_le_bytes(*bytes[at..].first_chunk()?));
+        let u64_at = |at: usize| Some(u64::from_le_bytes(*bytes[at..].first_chunk()?));
+        let end = End {
+            segment: u32_at(28)?,
+            offset: u64_at(32)?,
         };
-        let mut start = 0;
-        let mut ids = HashSet::new();
-        for &(object_id, data) in objects {
-            let comes_twice = objects.len() > 1 && !ids.insert(object_id);
-            if comes_twice || self.get(&object_id)?.is_some() {
-                return Ok(None);
-            }
-            let record = &mut appending.records[start..start + record_bytes(data.len())];
-            let (Ok(size), Ok(offset)) = (
-                u32::try_from(data.len()),
-                u32::try_from((end + start as u64) / 8),
-            ) else {
-                return Ok(None);
-            };
-            fill_record(record, &object_id, data, size, at_ns);
-            start += record.len();
-            appending.entries.push(Entry {
-                object_id,
-                segment,
-                offset,
-                size,
-                aside: 0,
-                at_ns,
-            });
-        }
-        self.prepare(objects.len())?;
-        Ok(Some(appending))
+        Some(Self {
+            magic: *bytes.first_chunk()?,
+            version: u32_at(4)?,
+            seed: u64_at(8)?,
+            boot: u64_at(16)?,
+            end: (u32_at(24)? != 0).then_some(end),
+            covered: Place {
+                segment: u32_at(40)?,
+                offset: u32_at(44)?,
+            },
+        })
     }
 }
 
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    options
+fn header(seed: u64, boot: u64, end: Option<End>, covered: Place) -> [u8; PAGE_BYTES] {
+    let clean = u32::from(end.is_some());
+    let end = end.unwrap_or_default();
+    let mut fields = Vec::with_capacity(HEADER_BYTES);
+    fields.extend(MAGIC);
+    fields.extend(VERSION.to_le_bytes());
+    fields.extend(seed.to_le_bytes());
+    fields.extend(boot.to_le_bytes());
+    fields.extend(clean.to_le_bytes());
+    fields.extend(end.segment.to_le_bytes());
+    fields.extend(end.offset.to_le_bytes());
+    fields.extend(covered.segment.to_le_bytes());
+    fields.extend(covered.offset.to_le_bytes());
+    sealed_header(&fields)
 }
 
-fn page_offset(number: u32) -> u64 {
+fn sealed_header(fields: &[u8]) -> [u8; PAGE_BYTES] {
+    let mut page = [0; PAGE_BYTES];
+    page[..HEADER_BYTES].copy_from_slice(fields);
+    page[HEADER_BYTES..][..8].copy_from_slice(&xxh3_64(fields).to_le_bytes());
+    page
+}
+
+fn start_of(number: u32) -> u64 {
     u64::from(number) * PAGE_BYTES as u64
 }
 
-/// Up to so many bytes, fewer only at the end of the file.
-fn read_up_to(file: &File, length: usize, offset: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; length];
-    let mut got = 0;
-    while got < length {
-        match file.read_at(&mut bytes[got..], offset + got as u64) {
-            Ok(0) => break,
-            Ok(more) => got += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.truncate(got);
-    Ok(bytes)
+fn damaged(number: u32) -> IndexError {
+    IndexError::Damaged(format!("page {number} of the index is damaged"))
 }
 
-fn seal(number: u32, page: &[u8]) -> u64 {
-    xxh3_64_with_seed(&page[CHECKSUM_BYTES..], u64::from(number))
-}
-
-fn sealed(number: u32, mut page: Page) -> Page {
-    let checksum = seal(number, &page);
-    page[..CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
-    page
-}
-
-fn build_page(prefix: u32, depth: u8, entries: &[Entry]) -> Page {
-    let mut page = [0; PAGE_BYTES];
-    page[8..12].copy_from_slice(&prefix.to_le_bytes());
-    page[12] = depth;
-    set_count(&mut page, entries.len());
-    for (entry, place) in entries
-        .iter()
-        .zip(page[PAGE_HEADER_BYTES..].chunks_exact_mut(ENTRY_BYTES))
-    {
-        place.copy_from_slice(&entry.packed());
-    }
-    page
-}
-
-fn entries(page: &[u8]) -> impl Iterator<Item = Entry> {
-    let packed = page[PAGE_HEADER_BYTES..].chunks_exact(ENTRY_BYTES);
-    packed.take(count(page)).map(Entry::unpacked)
-}
-
-/// Where the entry of an object starts in a page.
-fn find(page: &[u8], object_id: &ObjectId) -> Option<usize> {
-    let mut packed = page[PAGE_HEADER_BYTES..].chunks_exact(ENTRY_BYTES);
-    let position = packed
-        .by_ref()
-        .take(count(page))
-        .position(|entry| entry[..32] == object_id[..])?;
-    Some(PAGE_HEADER_BYTES + position * ENTRY_BYTES)
-}
-
-/// Put an entry into a page; false where that is full.
-fn set(page: &mut Page, entry: &Entry) -> bool {
-    let position = match find(page, &entry.object_id) {
-        Some(position) => position,
-        None => {
-            let there = count(page);
-            if there == PAGE_ENTRIES {
-                return false;
-            }
-            set_count(page, there + 1);
-            PAGE_HEADER_BYTES + there * ENTRY_BYTES
-        }
-    };
-    page[position..position + ENTRY_BYTES].copy_from_slice(&entry.packed());
-    true
-}
-
-fn is_possible(page: &Page) -> bool {
-    let (prefix, depth) = (u32_at(page, 8), page[12]);
-    depth <= MAX_DEPTH && prefix >> depth == 0 && count(page) <= PAGE_ENTRIES
-}
-
-fn count(page: &[u8]) -> usize {
-    usize::from(u16::from_le_bytes([page[14], page[15]]))
-}
-
-fn set_count(page: &mut Page, count: usize) {
-    let count = u16::try_from(count).unwrap_or(u16::MAX);
-    page[14..16].copy_from_slice(&count.to_le_bytes());
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut field = [0; 4];
-    field.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(field)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut field = [0; 8];
-    field.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(field)
+fn lost(reason: &str) -> IndexError {
+    IndexError::Lost(reason.to_owned())
 }

@@ -6,8 +6,10 @@ Layer: storage. What :mod:`nexus.core.primitives` is to the kernel.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
+from nexus.lib.boot_id import boot_number
 from nexus.lib.disk import Disk
 from nexus.lib.native import chosen
 from nexus.storage.object_store.object_index import ObjectIndex
@@ -18,32 +20,30 @@ if TYPE_CHECKING or chosen().module is None:
 else:
     from nexus._kernel import StreamBuffer, packed_record
 
-__all__ = ["StreamBuffer", "create_object_index", "open_object_index", "packed_record"]
+__all__ = ["StreamBuffer", "create_index", "open_index", "packed_record"]
 
 
-def open_object_index(path: str, disk: Disk, boot: int) -> ObjectIndex:
-    """Open an index within the boot of a number. Errors: IndexLostError; OSError."""
+def open_index(path: str, disk: Disk, boot: int | None) -> ObjectIndex:
+    """Open an index of objects; by default in this boot. Errors: IndexLostError; OSError."""
     native = _native_for(disk)
     if native is None:
         return ObjectIndex(path, disk=disk, boot=boot)
-    opened: ObjectIndex = native.ObjectIndex(path, boot=boot)
-    return opened
+    index: ObjectIndex = native.ObjectIndex(path, boot_number() if boot is None else boot)
+    return index
 
 
-def create_object_index(
-    path: str, fill: Callable[[ObjectIndex], None], disk: Disk, boot: int
+def create_index(
+    path: str, fill: Callable[[ObjectIndex], None], disk: Disk, boot: int | None
 ) -> ObjectIndex:
-    """Make an index in place of any other, with what ``fill`` puts into it or not at all.
-
-    Errors: OSError; those of ``fill``.
-    """
+    """Make an index in place of any other; see :meth:`ObjectIndex.create`."""
     native = _native_for(disk)
     if native is None:
         return ObjectIndex.create(path, fill, disk=disk, boot=boot)
-    made: ObjectIndex = native.ObjectIndex.create(path, fill, boot=boot)
-    return made
+    boot = boot_number() if boot is None else boot
+    index: ObjectIndex = native.ObjectIndex.create(path, fill, boot)
+    return index
 
 
-def _native_for(disk: Disk) -> Any:
-    """Return the extension module, None for a disk whose calls have to go through Python."""
+def _native_for(disk: Disk) -> ModuleType | None:
+    """Return the extension module if it may reach that disk: a test's own only Python does."""
     return chosen().module if type(disk) is Disk else None

@@ -22,7 +22,6 @@ from blake3 import blake3
 from nexus.contracts.errors import NexusError
 from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import Extent, Leftovers, StoredObject
-from nexus.lib.block_seals import BLOCK_BYTES
 from nexus.lib.disk import Disk, storage_error
 from nexus.lib.shared_rounds import SharedRounds
 from nexus.storage.object_store.compaction import Compaction
@@ -169,49 +168,54 @@ class SegmentObjects(ObjectDatabase):
     ) -> None:
         """Store objects in one append, those that are too large for a segment aside."""
         loose: list[tuple[str, Buffer]] = []
-        items: dict[bytes, Item] = {}
-        known = seals or {}
-        small = _all_small(objects)
-        with self._segments.lock:
-            self._segments.check_open("store", self._segments.root)
+        segments = self._segments
+        with segments.lock:
+            segments.check_open("store", segments.root)
             at_ns = self._clock_ns()
+            largest = self._largest_bytes
             try:
-                if (
-                    small
-                    and not self._has_loose()
-                    and self._segments.append_new_locked(small, at_ns)
+                if self._may_be_loose_locked() or not segments.append_new_locked(
+                    objects, at_ns, largest
                 ):
-                    return
-                for object_id, data in objects:
-                    key = bytes.fromhex(object_id)
-                    entry = self._segments.entry_locked(key)
-                    if entry is None:
-                        # What lies loose is compared there, and healed there.
-                        if len(data) > self._largest_bytes or self._is_loose_locked(object_id):
-                            loose.append((object_id, data))
-                        else:
-                            items[key] = (key, data, at_ns, known.get(object_id))
-                    elif not self._segments.holds_locked(entry, data):
-                        items[key] = (key, data, at_ns, known.get(object_id))  # heals it
-                    elif entry.aside:
-                        self._segments.set_locked([entry._replace(aside=0, at_ns=at_ns)])
-                if items:
-                    self._segments.append_locked(list(items.values()))
+                    loose = self._put_each_locked(objects, at_ns, seals or {})
             except OSError as error:
                 if isinstance(error, NexusError):
                     raise
-                raise storage_error("store", self._segments.root, error) from error
+                raise storage_error("store", segments.root, error) from error
         if loose:
             self._any_loose = True
             self._loose.put_many(loose)
 
-    def _is_loose_locked(self, object_id: str) -> bool:
-        return self._has_loose() and self._loose.contains(object_id)
+    def _put_each_locked(
+        self, objects: Sequence[tuple[str, Buffer]], at_ns: int, seals: Mapping[str, bytes]
+    ) -> list[tuple[str, Buffer]]:
+        """Store what belongs in segments and is not there, whole; return what belongs elsewhere."""
+        loose: list[tuple[str, Buffer]] = []
+        items: dict[bytes, Item] = {}
+        for object_id, data in objects:
+            key = bytes.fromhex(object_id)
+            entry = self._segments.entry_locked(key)
+            if entry is None:
+                # What lies loose is compared there, and healed there.
+                if len(data) > self._largest_bytes or self._is_loose_locked(object_id):
+                    loose.append((object_id, data))
+                else:
+                    items[key] = (key, data, at_ns, seals.get(object_id))
+            elif not self._segments.holds_locked(entry, data):
+                items[key] = (key, data, at_ns, seals.get(object_id))  # heals it
+            elif entry.aside:
+                self._segments.set_locked([entry._replace(aside=0, at_ns=at_ns)])
+        if items:
+            self._segments.append_locked(list(items.values()))
+        return loose
 
-    def _has_loose(self) -> bool:
+    def _may_be_loose_locked(self) -> bool:
         if self._any_loose is None:
             self._any_loose = not self._loose.is_empty()
         return self._any_loose
+
+    def _is_loose_locked(self, object_id: str) -> bool:
+        return self._may_be_loose_locked() and self._loose.contains(object_id)
 
     # -- setting aside, and giving space back -------------------------------------------------
 
@@ -284,13 +288,3 @@ class SegmentObjects(ObjectDatabase):
             self._segments.close()
         finally:
             self._loose.close()
-
-
-def _all_small(objects: Sequence[tuple[str, Buffer]]) -> list[tuple[bytes, bytes]]:
-    """Return objects that are bytes of at most a block each, by key; none where one is not."""
-    small: list[tuple[bytes, bytes]] = []
-    for object_id, data in objects:
-        if type(data) is not bytes or len(data) > BLOCK_BYTES:
-            return []
-        small.append((bytes.fromhex(object_id), data))
-    return small

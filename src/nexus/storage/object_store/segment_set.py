@@ -42,7 +42,6 @@ from nexus.contracts.errors import (
 )
 from nexus.contracts.metadata import Buffer
 from nexus.lib.block_seals import BLOCK_BYTES
-from nexus.lib.boot_id import boot_number
 from nexus.lib.disk import Disk, storage_error
 from nexus.storage.object_store.entry import Entry, Place
 from nexus.storage.object_store.object_index import (
@@ -59,7 +58,7 @@ from nexus.storage.object_store.segment_file import (
     record_bytes,
     record_header,
 )
-from nexus.storage.primitives import create_object_index, open_object_index, packed_record
+from nexus.storage.primitives import create_index, open_index, packed_record
 
 SEGMENT_BYTES = 64 << 20
 """A segment takes no record past this. Few enough files, and little to copy at a time."""
@@ -96,7 +95,7 @@ class SegmentSet:
         self.segment_bytes = segment_bytes
         self._disk = disk
         self._zeros_ahead = zeros_ahead
-        self._boot = boot_number() if boot is None else boot
+        self._boot = boot
         self.lock = threading.Lock()  # guards all below
         self._closed = False
         self.open_segments: dict[int, SegmentFile] = {}  # readers only look
@@ -115,7 +114,7 @@ class SegmentSet:
         self._last_number = numbers[-1] if numbers else 0
         path = os.path.join(self.root, _INDEX)
         try:
-            self.index = open_object_index(path, self._disk, self._boot)
+            self.index = open_index(path, self._disk, self._boot)
         except IndexLostError as error:
             if numbers:
                 _log.warning("%s: %s; it is made anew from the segments", path, error)
@@ -167,6 +166,40 @@ class SegmentSet:
 
     # -- appending ----------------------------------------------------------------------------
 
+    def append_new_locked(
+        self, objects: Sequence[tuple[str, Buffer]], at_ns: int, largest_bytes: int
+    ) -> bool:
+        """Append objects, and then their entries, in one call of the index.
+
+        Return False, with nothing done, unless all are small and new and go to one segment.
+        """
+        segment, start = self._active, self._end
+        end = start
+        for _, data in objects:
+            size = len(data)
+            if size > largest_bytes:
+                return False
+            end += record_bytes(size)
+        if segment is None or end > self.segment_bytes:
+            return False
+        if self._zeros_ahead:
+            self._write_zeros_locked(segment, end)
+        self._unsynced.setdefault(segment.number, start)
+        # Before the index, whatever interrupts: a record that an entry points to must not be
+        # written over.
+        self._end = end
+        place = segment.fd, segment.number, start
+        try:
+            if self._indexed_locked(lambda index: index.append_new(*place, objects, at_ns)):
+                return True
+        except (OSError, CorruptionError):
+            self._end = start
+            raise
+        self._end = start
+        if self._unsynced[segment.number] == start:
+            del self._unsynced[segment.number]
+        return False
+
     def append_locked(self, items: Sequence[Item]) -> None:
         """Append records, and then their entries."""
         total = sum(record_bytes(len(item[1])) for item in items)
@@ -190,24 +223,6 @@ class SegmentSet:
                 stop, length = start + 1, record_bytes(len(items[start][1]))
             self._write_locked(segment, items[start:stop], length)
             start = stop
-
-    def append_new_locked(self, objects: list[tuple[bytes, bytes]], at_ns: int) -> bool:
-        """Append objects of at most a block each, unless one of them is there or there is no room.
-
-        Return whether they were appended; if not, nothing was done.
-        """
-        segment = self._active
-        if segment is None:
-            return False
-        if self._zeros_ahead and self._zeroed_to <= self._end:
-            self._write_zeros_locked(segment, self._end + 1)
-        self._unsynced.setdefault(segment.number, self._end)
-        end = self._indexed_locked(
-            lambda index: index.append_new(segment, self._end, self.segment_bytes, objects, at_ns)
-        )
-        if end is not None:
-            self._end = end
-        return end is not None
 
     def _write_locked(self, segment: SegmentFile, items: Sequence[Item], length: int) -> None:
         if self._zeros_ahead:
@@ -376,7 +391,7 @@ class SegmentSet:
 
     def _new_index(self) -> ObjectIndex:
         path = os.path.join(self.root, _INDEX)
-        return create_object_index(path, self._enter_records, self._disk, self._boot)
+        return create_index(path, self._enter_records, self._disk, self._boot)
 
     def _enter_records(self, index: ObjectIndex, start: Place = LOG_START) -> None:
         """Enter the records from a place on: the last intact one of an object counts."""
