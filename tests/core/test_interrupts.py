@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 import nexus.core
+from nexus.contracts.errors import LockTimeoutError
 from nexus.contracts.metadata import DT_REG
 from nexus.core.nexus_fs import NexusFS
+from nexus.core.vfs_lock import VFSLockManager
 from nexus.factory.boot import Settings, boot
 from nexus.sdk import fsck
 
@@ -116,6 +118,78 @@ def test_a_call_interrupted_at_any_line_leaves_old_or_new_and_holds_nothing(
             assert nx.sys_unlock("/d/f", nx.lock("/d/f", timeout=0)), step
     assert step > 20
     assert fsck(nx).clean
+
+
+TAKEN: dict[str, Callable[[VFSLockManager], Any]] = {
+    "one": lambda locks: locks.write("/z/a/b"),
+    "set": lambda locks: locks.write_many(["/z/a", "/z/b/c"]),
+    "pair": lambda locks: locks.copy_pair("/z/a", "/z/b/c"),
+}
+
+
+@pytest.mark.parametrize("beside", [None, "/y/a", "/z/c"])
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_lock_interrupted_at_any_line_leaves_the_one_beside_it_and_exact_counts(
+    name: str, beside: str | None
+) -> None:
+    for step in count(1):
+        locks = VFSLockManager(0)
+        first = None if beside is None else locks.read(beside)
+
+        def taken(locks: VFSLockManager = locks) -> None:
+            with TAKEN[name](locks):
+                pass
+
+        if not interrupted_at(step, taken):
+            break
+        assert locks.held() == ({} if beside is None else {beside: "read"}), step
+        if first is not None:
+            with pytest.raises(LockTimeoutError):
+                locks.write("/")
+            first.release()
+        assert_counts_are_exact(locks)
+    assert step > 10
+
+
+def test_a_dropped_lock_whose_taking_back_is_interrupted_is_taken_back_by_the_next_call() -> None:
+    for step in count(1):
+        locks = VFSLockManager(0)
+        first, dropped = locks.read("/z/b"), locks.write("/z/a")
+        with locks._mutex:  # so that it is left to the next call
+            del dropped
+        if not interrupted_at(step, lambda locks=locks: locks.read("/z/c").release()):  # type: ignore[misc]
+            break
+        locks.write("/z/a").release()
+        first.release()
+        assert_counts_are_exact(locks)
+    assert step > 10
+
+
+@pytest.mark.parametrize("beside", [None, "/y/a", "/z/c"])
+def test_a_lock_whose_dropping_is_interrupted_is_taken_back_by_the_next_call(
+    beside: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    for step in count(1):
+        locks = VFSLockManager(0)
+        first = None if beside is None else locks.read(beside)
+        dropped = [locks.write("/z/a/b")]
+        if not interrupted_at(step, dropped.clear):
+            break
+        assert not locks._mutex.locked(), step
+        locks.write("/z/a/b").release()
+        if first is not None:
+            first.release()
+        assert_counts_are_exact(locks)
+    assert step > 4
+
+
+def assert_counts_are_exact(locks: VFSLockManager) -> None:
+    """Whether nothing is held, and a hold beneath a directory is told from none there."""
+    locks.write("/z").release()
+    with locks.read("/z/a/b"), locks.read("/z/b/c"), pytest.raises(LockTimeoutError):
+        locks.write("/z")
+    assert locks.held() == {}
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import gc
 import signal
 import threading
+import weakref
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -134,6 +136,15 @@ class VFSLockSuite:
         gc.collect()
         assert locks.held() == {}
         assert told == []
+
+    def test_3_a_hold_that_is_dropped_in_a_cycle_with_who_is_told_releases_itself(self) -> None:
+        locks = self.make()
+        kept = [locks.write("/z/a")]
+        locks.after_release = partial(len, kept)
+        told = weakref.ref(locks.after_release)
+        del locks, kept
+        gc.collect()
+        assert told() is None
 
     def test_3_a_hold_is_released_once(self) -> None:
         locks = self.make()
