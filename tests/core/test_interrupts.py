@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import linecache
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from nexus.core.nexus_fs import NexusFS
 from nexus.core.vfs_lock import VFSLockManager
 from nexus.factory.boot import Settings, boot
 from nexus.sdk import fsck
+from nexus.testing.interrupts import interruptible
 
 CORE = str(Path(nexus.core.__file__).parent)
 
@@ -204,26 +204,25 @@ def test_what_was_interrupted_while_waiting_for_its_turn_is_not_committed_later(
     nx: NexusFS,
 ) -> None:
     queue = nx.store._queue
-    main = threading.get_ident()
     frozen = threading.Event()
 
-    def holding_off_commits() -> None:
-        with nx.store.frozen():
-            frozen.set()
-            wait_for(lambda: queue)
-            signal.pthread_kill(main, signal.SIGINT)
-            wait_for(lambda: queue[0].done)
+    with interruptible() as interrupt:
 
-    holder = threading.Thread(target=holding_off_commits)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        holder.start()
-        frozen.wait()
-        with pytest.raises(KeyboardInterrupt):
-            nx.write("/d/f", b"interrupted")
-    finally:
-        holder.join()
-        signal.signal(signal.SIGINT, before)
+        def holding_off_commits() -> None:
+            with nx.store.frozen():
+                frozen.set()
+                wait_for(lambda: queue)
+                interrupt()
+                wait_for(lambda: queue[0].done)
+
+        holder = threading.Thread(target=holding_off_commits)
+        try:
+            holder.start()
+            frozen.wait()
+            with pytest.raises(KeyboardInterrupt):
+                nx.write("/d/f", b"interrupted")
+        finally:
+            holder.join()
     revision = nx.write("/other", b"x")["revision"]
     assert nx.read("/d/f") == b"old"
     assert [event["revision"] for event in nx.history()][-1] == revision
@@ -234,22 +233,21 @@ def test_what_was_interrupted_while_waiting_for_its_turn_is_not_committed_later(
 def test_a_waiter_whose_lock_is_granted_while_it_is_interrupted_gives_it_back(
     nx: NexusFS,
 ) -> None:
-    main = threading.get_ident()
     held = nx.locks.write("/root/d/f")
 
-    def interrupt() -> None:
-        wait_for(nx.locks.waiting)
-        signal.pthread_kill(main, signal.SIGINT)
+    with interruptible() as interrupt:
 
-    interrupter = threading.Thread(target=interrupt)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        interrupter.start()
-        with pytest.raises(KeyboardInterrupt):
-            nx.locks.write("/root/d", 30)
-    finally:
-        interrupter.join()
-        signal.signal(signal.SIGINT, before)
+        def interrupt_a_wait() -> None:
+            wait_for(nx.locks.waiting)
+            interrupt()
+
+        interrupter = threading.Thread(target=interrupt_a_wait)
+        try:
+            interrupter.start()
+            with pytest.raises(KeyboardInterrupt):
+                nx.locks.write("/root/d", 30)
+        finally:
+            interrupter.join()
     held.release()
     assert nx.locks.held() == {}
     nx.write("/d/f", b"new")
