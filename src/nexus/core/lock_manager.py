@@ -212,11 +212,13 @@ class LocalLockManager(LockManagerABC):
             self._store.commit(Mutation(reclaim=True, deletes=records), durable=self._durable)
 
     def _forget(self, name: str, lock_id: str) -> None:
-        left = {i: hold for i, hold in self._holds.get(name, {}).items() if i != lock_id}
-        if left:
-            self._holds[name] = left
+        listed = self._holds.get(name)
+        if listed is None or lock_id not in listed:
+            return
+        if len(listed) == 1:
+            del self._holds[name]
         else:
-            self._holds.pop(name, None)
+            self._holds[name] = {i: hold for i, hold in listed.items() if i != lock_id}
 
     # -- looking ------------------------------------------------------------------------------
 
@@ -339,19 +341,18 @@ def _terms(request: LockRequest, timeout_s: float) -> tuple[int, int, int]:
             raise _bad(path, f"a counting lock with max_holders={shown(limit)}, not at least 1")
     elif limit is not None and not (mode == EXCLUSIVE and limit == 1):
         raise _bad(path, f"max_holders={shown(limit)} is for counting locks, not for {mode} ones")
-    ttl_s = _number(path, "ttl", request.ttl_s)
+    ttl_s = request.ttl_s
+    if not _is_number(ttl_s):
+        raise _bad(path, f"ttl is {shown(ttl_s)}, not a number of seconds")
     if not 0.001 <= ttl_s <= MAX_TTL_S:
         raise _bad(path, f"ttl is {shown(ttl_s)}, not within 0.001 and {MAX_TTL_S:g} seconds")
-    timeout_s = _number(path, "timeout", timeout_s)
-    if not 0 <= timeout_s <= _LONGEST_WAIT_S:
+    if not _is_number(timeout_s) or not 0 <= timeout_s <= _LONGEST_WAIT_S:
         raise _bad(path, f"timeout is {shown(timeout_s)}, not a number of seconds")
     return _bears(mode, limit), math.ceil(timeout_s * 1000), math.ceil(ttl_s * 1000)
 
 
-def _number(path: str, what: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
-        raise _bad(path, f"{what} is {shown(value)}, not a number of seconds")
-    return value
+def _is_number(value: object) -> bool:
+    return isinstance(value, _NUMBERS) and not isinstance(value, bool)
 
 
 def _bad(path: str, reason: str) -> InvalidArgumentError:

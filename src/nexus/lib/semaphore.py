@@ -83,9 +83,15 @@ class VFSSemaphore:
         self, name: str, max_holders: int, ttl_ms: int, timeout_ms: int
     ) -> Waiter[str] | str | None:
         """Return a new holder's id, None for one who does not wait, else a place in the queue."""
-        _check(name, "max_holders", max_holders, 1)
-        _check(name, "ttl_ms", ttl_ms, 1, _LONGEST_TTL_MS)
-        _check(name, "timeout_ms", timeout_ms, 0)
+        if not (
+            type(max_holders) is type(ttl_ms) is type(timeout_ms) is int
+            and 1 <= max_holders <= _MOST
+            and 1 <= ttl_ms <= _LONGEST_TTL_MS
+            and 0 <= timeout_ms <= _MOST
+        ):
+            _check(name, "max_holders", max_holders, 1)
+            _check(name, "ttl_ms", ttl_ms, 1, _LONGEST_TTL_MS)
+            _check(name, "timeout_ms", timeout_ms, 0)
         with self._mutex:
             if self._closed:
                 raise ClosedError("semaphore", None, "it is closed")
