@@ -61,7 +61,7 @@ def _ancestors(path: str) -> tuple[str, ...]:
 
 def _with_ancestors(directory: str) -> tuple[str, ...]:
     found = []
-    while directory:
+    while len(directory) > 1:  # it may be "/" itself, where a zone is called so
         found.append(directory)
         directory = directory[: directory.rfind("/")]
     return (*found, "/")
