@@ -42,7 +42,7 @@ class Holders:
         self, name: str, holder_id: str, max_holders: int, expires_at_ns: int, now_ns: int
     ) -> bool:
         """Put a hold where there is room for it; return whether there was."""
-        admitted = self.admits(name, max_holders, now_ns)
+        admitted = name not in self._names or self.admits(name, max_holders, now_ns)
         if admitted:
             self.put(name, holder_id, max_holders, expires_at_ns)
         return admitted
@@ -84,11 +84,19 @@ class Holders:
         holders = self._names.get(name)
         if holders is None:
             return _NOBODY
-        for holder_id in [i for i, _, until_ns in holders.values() if until_ns <= now_ns]:
-            del holders[holder_id]
-        if not holders:
-            del self._names[name]
+        for _, _, until_ns in holders.values():
+            if until_ns <= now_ns:
+                return self._left(name, now_ns)
         return holders
+
+    def _left(self, name: str, now_ns: int) -> dict[str, tuple[str, int, int]]:
+        """Drop the holders that are due; return the others."""
+        left = {i: holder for i, holder in self._names[name].items() if holder[2] > now_ns}
+        if left:
+            self._names[name] = left
+        else:
+            del self._names[name]
+        return left
 
 
 def make_holders() -> Holders:

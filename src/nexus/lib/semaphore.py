@@ -96,8 +96,10 @@ class VFSSemaphore:
             if self._closed:
                 raise ClosedError("semaphore", None, "it is closed")
             now_ns = self._clock_ns()
-            self._serve_locked(name, now_ns)
             queue = self._queues.get(name)
+            if queue is not None:
+                self._serve_locked(name, now_ns)
+                queue = self._queues.get(name)
             if queue is None:
                 holder_id = os.urandom(16).hex()
                 until_ns = now_ns + ttl_ms * _NS_PER_MS
@@ -120,7 +122,8 @@ class VFSSemaphore:
         with self._mutex:
             now_ns = self._clock_ns()
             found = self._holders.remove(name, holder_id, now_ns)
-            self._serve_locked(name, now_ns)
+            if name in self._queues:
+                self._serve_locked(name, now_ns)
             return found
 
     def extend(self, name: str, holder_id: str, ttl_ms: int) -> bool:
@@ -146,7 +149,6 @@ class VFSSemaphore:
         """Return when a hold ends, or None where it has ended already."""
         with self._mutex:
             now_ns = self._clock_ns()
-            self._serve_locked(name, now_ns)
             for holder, _, expires_at_ns in self._holders.of(name, now_ns):
                 if holder == holder_id:
                     return expires_at_ns
