@@ -27,6 +27,11 @@ def test_agents_live_across_commands(nexus):
     assert nexus("agents", "heartbeat", "top", "--lease", "another").code == 4
 
 
+def test_an_agent_belongs_to_who_spawned_it(nexus, monkeypatch):
+    monkeypatch.setenv("NEXUS_USER", "ada")
+    assert nexus.ok("agents", "spawn", "a", "--json").json["owner_id"] == "ada"
+
+
 def test_killing_names_who_ended(nexus):
     nexus.ok("agents", "spawn", "top")
     nexus.ok("agents", "spawn", "child", "--parent", "top")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import linecache
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,11 +15,14 @@ from typing import Any
 import pytest
 
 import nexus.core
+from nexus.contracts.errors import LockTimeoutError
 from nexus.contracts.metadata import DT_REG
 from nexus.core.nexus_fs import NexusFS
 from nexus.core.sealed_store import SealedStore
+from nexus.core.vfs_lock import VFSLockManager
 from nexus.factory.boot import Settings, boot
 from nexus.sdk import fsck
+from nexus.testing.interrupts import interruptible
 
 CORE = str(Path(nexus.core.__file__).parent)
 
@@ -119,6 +121,78 @@ def test_a_call_interrupted_at_any_line_leaves_old_or_new_and_holds_nothing(
     assert fsck(nx).clean
 
 
+TAKEN: dict[str, Callable[[VFSLockManager], Any]] = {
+    "one": lambda locks: locks.write("/z/a/b"),
+    "set": lambda locks: locks.write_many(["/z/a", "/z/b/c"]),
+    "pair": lambda locks: locks.copy_pair("/z/a", "/z/b/c"),
+}
+
+
+@pytest.mark.parametrize("beside", [None, "/y/a", "/z/c"])
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_lock_interrupted_at_any_line_leaves_the_one_beside_it_and_exact_counts(
+    name: str, beside: str | None
+) -> None:
+    for step in count(1):
+        locks = VFSLockManager(0)
+        first = None if beside is None else locks.read(beside)
+
+        def taken(locks: VFSLockManager = locks) -> None:
+            with TAKEN[name](locks):
+                pass
+
+        if not interrupted_at(step, taken):
+            break
+        assert locks.held() == ({} if beside is None else {beside: "read"}), step
+        if first is not None:
+            with pytest.raises(LockTimeoutError):
+                locks.write("/")
+            first.release()
+        assert_counts_are_exact(locks)
+    assert step > 10
+
+
+def test_a_dropped_lock_whose_taking_back_is_interrupted_is_taken_back_by_the_next_call() -> None:
+    for step in count(1):
+        locks = VFSLockManager(0)
+        first, dropped = locks.read("/z/b"), locks.write("/z/a")
+        with locks._mutex:  # so that it is left to the next call
+            del dropped
+        if not interrupted_at(step, lambda locks=locks: locks.read("/z/c").release()):  # type: ignore[misc]
+            break
+        locks.write("/z/a").release()
+        first.release()
+        assert_counts_are_exact(locks)
+    assert step > 10
+
+
+@pytest.mark.parametrize("beside", [None, "/y/a", "/z/c"])
+def test_a_lock_whose_dropping_is_interrupted_is_taken_back_by_the_next_call(
+    beside: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    for step in count(1):
+        locks = VFSLockManager(0)
+        first = None if beside is None else locks.read(beside)
+        dropped = [locks.write("/z/a/b")]
+        if not interrupted_at(step, dropped.clear):
+            break
+        assert not locks._mutex.locked(), step
+        locks.write("/z/a/b").release()
+        if first is not None:
+            first.release()
+        assert_counts_are_exact(locks)
+    assert step > 4
+
+
+def assert_counts_are_exact(locks: VFSLockManager) -> None:
+    """Whether nothing is held, and a hold beneath a directory is told from none there."""
+    locks.write("/z").release()
+    with locks.read("/z/a/b"), locks.read("/z/b/c"), pytest.raises(LockTimeoutError):
+        locks.write("/z")
+    assert locks.held() == {}
+
+
 def wait_for(condition: Callable[[], object]) -> None:
     for _ in range(30_000):
         if condition():
@@ -137,16 +211,7 @@ def is_committing(thread: int) -> bool:
 
 def test_what_was_interrupted_while_waiting_for_the_turn_is_not_committed(nx: NexusFS) -> None:
     main = threading.get_ident()
-    frozen = threading.Event()
-
-    def holding_off_commits() -> None:
-        with nx.store.frozen():
-            frozen.set()
-            wait_for(lambda: is_committing(main))
-            signal.pthread_kill(main, signal.SIGINT)
-            wait_for(lambda: not is_committing(main))
-
-    check_interrupted(nx, holding_off_commits, frozen)
+    check_interrupted(nx, lambda: is_committing(main), lambda: not is_committing(main))
 
 
 def test_what_was_interrupted_while_waiting_for_its_turn_is_not_committed_later(
@@ -154,31 +219,32 @@ def test_what_was_interrupted_while_waiting_for_its_turn_is_not_committed_later(
 ) -> None:
     nx.store._shares_syncs = False
     queue = nx.store._queue
-    main = threading.get_ident()
+    check_interrupted(nx, lambda: queue, lambda: queue[0].done)
+
+
+def check_interrupted(
+    nx: NexusFS, is_waiting: Callable[[], object], has_given_up: Callable[[], object]
+) -> None:
+    """Write while another thread holds off commits, and is interrupted once it waits."""
     frozen = threading.Event()
 
-    def holding_off_commits() -> None:
-        with nx.store.frozen():
-            frozen.set()
-            wait_for(lambda: queue)
-            signal.pthread_kill(main, signal.SIGINT)
-            wait_for(lambda: queue[0].done)
+    with interruptible() as interrupt:
 
-    check_interrupted(nx, holding_off_commits, frozen)
+        def holding_off_commits() -> None:
+            with nx.store.frozen():
+                frozen.set()
+                wait_for(is_waiting)
+                interrupt()
+                wait_for(has_given_up)
 
-
-def check_interrupted(nx: NexusFS, hold: Callable[[], None], frozen: threading.Event) -> None:
-    """Write while another thread holds off commits and interrupts this one."""
-    holder = threading.Thread(target=hold)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        holder.start()
-        frozen.wait()
-        with pytest.raises(KeyboardInterrupt):
-            nx.write("/d/f", b"interrupted")
-    finally:
-        holder.join()
-        signal.signal(signal.SIGINT, before)
+        holder = threading.Thread(target=holding_off_commits)
+        try:
+            holder.start()
+            frozen.wait()
+            with pytest.raises(KeyboardInterrupt):
+                nx.write("/d/f", b"interrupted")
+        finally:
+            holder.join()
     revision = nx.write("/other", b"x")["revision"]
     assert nx.read("/d/f") == b"old"
     assert [event["revision"] for event in nx.history()][-1] == revision
@@ -189,22 +255,21 @@ def check_interrupted(nx: NexusFS, hold: Callable[[], None], frozen: threading.E
 def test_a_waiter_whose_lock_is_granted_while_it_is_interrupted_gives_it_back(
     nx: NexusFS,
 ) -> None:
-    main = threading.get_ident()
     held = nx.locks.write("/root/d/f")
 
-    def interrupt() -> None:
-        wait_for(nx.locks.waiting)
-        signal.pthread_kill(main, signal.SIGINT)
+    with interruptible() as interrupt:
 
-    interrupter = threading.Thread(target=interrupt)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        interrupter.start()
-        with pytest.raises(KeyboardInterrupt):
-            nx.locks.write("/root/d", 30)
-    finally:
-        interrupter.join()
-        signal.signal(signal.SIGINT, before)
+        def interrupt_a_wait() -> None:
+            wait_for(nx.locks.waiting)
+            interrupt()
+
+        interrupter = threading.Thread(target=interrupt_a_wait)
+        try:
+            interrupter.start()
+            with pytest.raises(KeyboardInterrupt):
+                nx.locks.write("/root/d", 30)
+        finally:
+            interrupter.join()
     held.release()
     assert nx.locks.held() == {}
     nx.write("/d/f", b"new")

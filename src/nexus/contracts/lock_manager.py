@@ -68,7 +68,7 @@ class LockId(str):
 
     def __new__(cls, hold: LockHold) -> LockId:
         """Return the id of a hold."""
-        lock_id = super().__new__(cls, hold.lock_id)
+        lock_id = str.__new__(cls, hold.lock_id)
         lock_id.token = hold.token
         lock_id.expires_at = hold.expires_at
         return lock_id

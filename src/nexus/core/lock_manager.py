@@ -118,16 +118,12 @@ class LocalLockManager(LockManagerABC):
         """Commit a hold that the semaphore granted; None where it has ended in the meantime."""
         try:
             with self._stripe(name):
-                live = self._live(name)
-                if lock_id not in live:
+                expires_at_ns = self._semaphore.ends_at_ns(name, lock_id)
+                if expires_at_ns is None:
                     return None
-                record = _record_of(request, lock_id, self._clock_ns(), live[lock_id])
-                listed = self._holds.get(name, {})
-                known = {i: h for i, h in listed.items() if i in live} if listed else listed
+                record = _record_of(request, lock_id, self._clock_ns(), expires_at_ns)
                 mutation = Mutation()
-                if name in self._stale or len(known) < len(listed):
-                    for ended in self._ended(name, live):
-                        mutation.delete(ended)
+                known = self._known_beside(name, mutation)
                 mutation.put_at_revision(_prefix(name), encode_lock(record))
                 self._stale.add(name)  # until the outcome of the commit is known
                 token, _ = self._store.commit(mutation, durable=self._durable)
@@ -139,6 +135,18 @@ class LocalLockManager(LockManagerABC):
             self._semaphore.release(name, lock_id)
             raise
 
+    def _known_beside(self, name: str, mutation: Mutation) -> dict[str, LockHold]:
+        """Return the live holds beside a new one, and have its commit remove what has ended."""
+        listed = self._holds.get(name)
+        if listed is None and name not in self._stale:
+            return {}
+        listed, live = listed or {}, self._live(name)
+        known = {lock_id: hold for lock_id, hold in listed.items() if lock_id in live}
+        if name in self._stale or len(known) < len(listed):
+            for ended in self._ended(name, live):
+                mutation.delete(ended)
+        return known
+
     # -- the rest of a hold's life -------------------------------------------------------------
 
     def extend(self, request: LockRequest, lock_id: str) -> LockHold | None:
@@ -149,7 +157,7 @@ class LocalLockManager(LockManagerABC):
             hold = self._holds.get(name, {}).get(lock_id)
             if hold is None or not self._semaphore.extend(name, lock_id, ttl_ms):
                 return None
-            expires_at_ns = self._live(name).get(lock_id)
+            expires_at_ns = self._semaphore.ends_at_ns(name, lock_id)
             record = self._store.get(_prefix(name) + revision_key(hold.token))
             if expires_at_ns is None or record is None:
                 return None
@@ -204,11 +212,13 @@ class LocalLockManager(LockManagerABC):
             self._store.commit(Mutation(reclaim=True, deletes=records), durable=self._durable)
 
     def _forget(self, name: str, lock_id: str) -> None:
-        left = {i: hold for i, hold in self._holds.get(name, {}).items() if i != lock_id}
-        if left:
-            self._holds[name] = left
+        listed = self._holds.get(name)
+        if listed is None or lock_id not in listed:
+            return
+        if len(listed) == 1:
+            del self._holds[name]
         else:
-            self._holds.pop(name, None)
+            self._holds[name] = {i: hold for i, hold in listed.items() if i != lock_id}
 
     # -- looking ------------------------------------------------------------------------------
 
@@ -331,19 +341,18 @@ def _terms(request: LockRequest, timeout_s: float) -> tuple[int, int, int]:
             raise _bad(path, f"a counting lock with max_holders={shown(limit)}, not at least 1")
     elif limit is not None and not (mode == EXCLUSIVE and limit == 1):
         raise _bad(path, f"max_holders={shown(limit)} is for counting locks, not for {mode} ones")
-    ttl_s = _number(path, "ttl", request.ttl_s)
+    ttl_s = request.ttl_s
+    if not _is_number(ttl_s):
+        raise _bad(path, f"ttl is {shown(ttl_s)}, not a number of seconds")
     if not 0.001 <= ttl_s <= MAX_TTL_S:
         raise _bad(path, f"ttl is {shown(ttl_s)}, not within 0.001 and {MAX_TTL_S:g} seconds")
-    timeout_s = _number(path, "timeout", timeout_s)
-    if not 0 <= timeout_s <= _LONGEST_WAIT_S:
+    if not _is_number(timeout_s) or not 0 <= timeout_s <= _LONGEST_WAIT_S:
         raise _bad(path, f"timeout is {shown(timeout_s)}, not a number of seconds")
     return _bears(mode, limit), math.ceil(timeout_s * 1000), math.ceil(ttl_s * 1000)
 
 
-def _number(path: str, what: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
-        raise _bad(path, f"{what} is {shown(value)}, not a number of seconds")
-    return value
+def _is_number(value: object) -> bool:
+    return isinstance(value, _NUMBERS) and not isinstance(value, bool)
 
 
 def _bad(path: str, reason: str) -> InvalidArgumentError:

@@ -11,11 +11,14 @@ Invariants:
 2. Waiters are served in order: nobody is granted past an earlier waiter it conflicts with, but
    who holds one path of a set already. The earlier waiter may be waiting for just that one.
 3. Every wait ends: granted, or LockTimeoutError, or the interrupt that ended it, with nothing
-   held. ``_held`` alone says what is held: an interrupt while the counts beside it change has
-   them made anew.
+   held. ``_lone`` and ``_held`` alone say what is held: an interrupt while the counts beside them
+   change has them made anew.
 4. Who takes several paths takes them in tree order (:func:`nexus.lib.paths.tree_order`), which
    admits no cycle even though a hold also covers what lies beneath. Plain string order does:
    ``/a-`` sorts between ``/a`` and ``/a/k``.
+5. A hold granted while there is no other, and nobody waits, is the lone one: it is in ``_lone``
+   and in no count. While there is a lone hold nothing else is held and nobody waits: who comes
+   next counts it first. So a lock that nobody else wants costs the same at any depth.
 
 An interrupt (KeyboardInterrupt, from a signal) may come before or after any step here, also
 between a grant and the ``with`` block that would release it. A hold that is dropped without being
@@ -58,7 +61,7 @@ def _ancestors(path: str) -> tuple[str, ...]:
 
 def _with_ancestors(directory: str) -> tuple[str, ...]:
     found = []
-    while directory:
+    while len(directory) > 1:  # it may be "/" itself, where a zone is called so
         found.append(directory)
         directory = directory[: directory.rfind("/")]
     return (*found, "/")
@@ -89,22 +92,19 @@ class _Waiter:
 class Hold:
     """A granted lock, released by leaving its ``with`` block, by :meth:`release`, or when dropped.
 
-    Releasing it again does nothing.
+    Releasing it again does nothing. It is made by :meth:`VFSLockManager._acquire` alone, which
+    sets its fields itself: the call of an ``__init__`` shows in what so short a step costs.
     """
 
     __slots__ = ("_manager", "ancestors", "exclusive", "granted", "path")
+    _manager: VFSLockManager
+    path: str
+    ancestors: tuple[str, ...]  # empty until it is one among others
+    exclusive: bool
+    granted: bool  # guarded by the manager's _mutex
 
-    def __init__(
-        self, manager: VFSLockManager, path: str, ancestors: tuple[str, ...], exclusive: bool
-    ) -> None:
-        self.granted = False  # guarded by the manager's _mutex
-        self._manager = manager
-        self.path = path
-        self.ancestors = ancestors
-        self.exclusive = exclusive
-
-    def release(self) -> None:
-        """Give the lock back and wake who can go on."""
+    def release(self, *exc_info: object) -> None:
+        """Give the lock back and wake who can go on. Takes what leaving a block tells."""
         manager = self._manager
         manager._release(self)
         if self.exclusive and manager.after_release is not None:
@@ -113,8 +113,7 @@ class Hold:
     def __enter__(self) -> Hold:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.release()
+    __exit__ = release
 
     def __del__(self) -> None:
         try:
@@ -122,6 +121,9 @@ class Hold:
                 self._manager._reclaim(self)
         except AttributeError:
             pass  # it was interrupted while it was made
+        except BaseException:
+            self._manager._dropped.append(self)  # for the next call; twice does no harm
+            raise
 
 
 class HoldSet:
@@ -157,12 +159,14 @@ class VFSLockManager:
         self.after_release: Callable[[], object] | None = None
         """Called by a thread that has let go of what it took, some of it exclusively, in a call."""
         self._mutex = threading.Lock()
-        # All guarded by _mutex. _held counts readers, or is -1 for a writer; _below counts, for
-        # each directory, the holds somewhere beneath it, and in its high half the exclusive ones.
+        # All guarded by _mutex. _lone is the path of the lone hold, and whether it is exclusive.
+        # _held counts readers, or is -1 for a writer; _below counts, for each directory, the holds
+        # somewhere beneath it, and in its high half the exclusive ones.
+        self._lone: tuple[str, bool] | None = None
         self._held: dict[str, int] = {}
         self._below: dict[str, int] = {}
         self._waiters: list[_Waiter] = []
-        self._dropped: deque[tuple[str, tuple[str, ...], bool]] = deque()
+        self._dropped: deque[Hold] = deque()  # appended to without the mutex
 
     def read(self, path: str, timeout_s: float | None = None) -> Hold:
         """Return a shared hold. Errors: LockTimeoutError."""
@@ -207,6 +211,9 @@ class VFSLockManager:
     def held(self) -> dict[str, str]:
         """Return a snapshot of held paths: ``"read"`` or ``"write"`` for each."""
         with self._mutex:
+            if self._lone is not None:
+                path, exclusive = self._lone
+                return {path: "write" if exclusive else "read"}
             return {path: "write" if n < 0 else "read" for path, n in self._held.items()}
 
     def waiting(self) -> int:
@@ -217,21 +224,18 @@ class VFSLockManager:
     def _acquire(
         self, path: str, exclusive: bool, timeout_s: float | None, *, holding: bool = False
     ) -> Hold:
-        ancestors = _ancestors(path)
-        hold = Hold(self, path, ancestors, exclusive)
+        hold = Hold()
+        hold._manager, hold.path, hold.ancestors = self, path, ()
+        hold.exclusive, hold.granted = exclusive, False
         try:
             with self._mutex:
-                if self._dropped:
-                    self._release_dropped_locked()
-                if (not self._held or self._free_locked(path, ancestors, exclusive)) and (
-                    holding
-                    or not self._waiters
-                    or not any(waiter.conflicts(path, exclusive) for waiter in self._waiters)
-                ):
-                    self._grant_locked(hold)
+                if self._lone is None and not (self._held or self._waiters or self._dropped):
+                    # One line, without a call in it: an interrupt comes before or after both.
+                    hold.granted, self._lone = True, (path, exclusive)
                     return hold
-                waiter = _Waiter(hold, holding)
-                self._waiters.append(waiter)
+                waiter = self._enter_locked(hold, holding)
+                if waiter is None:
+                    return hold
             granted = waiter.gate.acquire(timeout=self._patience_s(timeout_s))
         except BaseException:
             self._withdraw(hold)
@@ -241,6 +245,33 @@ class VFSLockManager:
             waited = self._patience_s(timeout_s)
             raise LockTimeoutError("lock", path, f"no {kind} lock within {waited:g} s")
         return hold
+
+    def _enter_locked(self, hold: Hold, holding: bool) -> _Waiter | None:
+        """Grant a hold beside others, or return its place among those who wait."""
+        if self._dropped:
+            self._release_dropped_locked()
+        if self._lone is not None:
+            self._count_lone_locked()
+        path, exclusive = hold.path, hold.exclusive
+        hold.ancestors = ancestors = _ancestors(path)
+        if (not self._held or self._free_locked(path, ancestors, exclusive)) and (
+            holding
+            or not self._waiters
+            or not any(waiter.conflicts(path, exclusive) for waiter in self._waiters)
+        ):
+            self._grant_locked(hold)
+            return None
+        waiter = _Waiter(hold, holding)
+        self._waiters.append(waiter)
+        return waiter
+
+    def _count_lone_locked(self) -> None:
+        """Make the lone hold one among others."""
+        assert self._lone is not None
+        path, exclusive = self._lone
+        held = {path: -1 if exclusive else 1}
+        below = dict.fromkeys(_ancestors(path), _EXCLUSIVE + 1 if exclusive else 1)
+        self._held, self._below, self._lone = held, below, None  # one line, as in granting
 
     def _patience_s(self, timeout_s: float | None) -> float:
         wanted = self._timeout_s if timeout_s is None else timeout_s
@@ -277,20 +308,22 @@ class VFSLockManager:
 
     def _grant_locked(self, hold: Hold) -> None:
         path, held = hold.path, self._held
-        # One line, without a call in it: an interrupt comes before or after both.
-        hold.granted, held[path] = True, -1 if hold.exclusive else held.get(path, 0) + 1
+        hold.granted, held[path] = True, -1 if hold.exclusive else held.get(path, 0) + 1  # one line
         below, more = self._below, _EXCLUSIVE + 1 if hold.exclusive else 1
         for above in hold.ancestors:
             below[above] = below.get(above, 0) + more
 
     def _take_back_locked(self, hold: Hold) -> None:
+        if self._lone is not None:
+            hold.granted, self._lone = False, None  # one line, as in granting
+            return
         path, held = hold.path, self._held
         left = 0 if hold.exclusive else held[path] - 1
         hold.granted, held[path] = False, left  # one line, as in granting
         if not left:
             del held[path]
         below, less = self._below, _EXCLUSIVE + 1 if hold.exclusive else 1
-        for above in hold.ancestors:
+        for above in hold.ancestors or _ancestors(path):  # it may have been the lone one
             left = below[above] - less
             if left:
                 below[above] = left
@@ -314,17 +347,19 @@ class VFSLockManager:
 
     def _reclaim(self, hold: Hold) -> None:
         """Release a hold that nobody has any more; may run wherever memory is given back."""
-        self._dropped.append((hold.path, hold.ancestors, hold.exclusive))
-        if self._mutex.acquire(blocking=False):  # its holder may be this very thread
-            try:
+        self._dropped.append(hold)
+        if not self._mutex.locked():  # else its holder may be this very thread
+            with self._mutex:
                 self._release_dropped_locked()
-            finally:
-                self._mutex.release()
 
     def _release_dropped_locked(self) -> None:
         while self._dropped:
-            hold = Hold(self, *self._dropped.pop())
-            self._take_back_locked(hold)
+            hold = self._dropped[0]
+            if hold.granted:
+                self._take_back_locked(hold)
+            else:  # it is there twice, or an interrupt came before it left the queue
+                self._recount_locked()
+            self._dropped.popleft()
         self._serve_locked()
 
     def _recount_locked(self) -> None:
@@ -332,8 +367,8 @@ class VFSLockManager:
         self._below = {}
         self._held = {path: count for path, count in self._held.items() if count}
         for path, count in self._held.items():
+            more = _EXCLUSIVE + 1 if count < 0 else count
             for above in _ancestors(path):
-                more = _EXCLUSIVE + 1 if count < 0 else count
                 self._below[above] = self._below.get(above, 0) + more
 
     def _serve_locked(self) -> None:

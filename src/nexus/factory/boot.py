@@ -110,7 +110,7 @@ def boot(
     nx.on_close(lambda: storage.release(synced=nx.closed_cleanly))
     if bricks:
         try:
-            _start(nx, bricks, settings, clock_ns, storage.folder)
+            _start(nx, bricks, settings, clock_ns, context, storage.folder)
         except BaseException:
             nx.close()
             raise
@@ -133,6 +133,7 @@ def _start(
     bricks: list[Brick],
     settings: Settings,
     clock_ns: Callable[[], int],
+    caller: OperationContext,
     folder: str | None,
 ) -> None:
     from nexus.contracts.protocols.brick import BrickContext  # as above
@@ -140,7 +141,8 @@ def _start(
 
     cache = open_cache_store(settings.cache_store)
     nx.on_close(cache.close)
-    orchestrator.start(nx, bricks, BrickContext(nx, clock_ns, look_of(nx), cache, folder))
+    made_from = BrickContext(nx, clock_ns, look_of(nx), cache, caller, folder)
+    orchestrator.start(nx, bricks, made_from)
 
 
 def look_of(nx: NexusFS) -> Look:

@@ -15,61 +15,59 @@ Locks: none; the owner synchronises.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final
 
 from nexus.lib.native import chosen
 
-
-class Holder(NamedTuple):
-    """One hold: how many holders it bears, itself counted, and when it ends."""
-
-    holder_id: str
-    max_holders: int
-    expires_at_ns: int
+_NOBODY: Final[dict[str, tuple[str, int, int]]] = {}
+"""Never changed: what is looked into where a name is not held."""
 
 
 class Holders:
     """The holders of all names."""
 
     def __init__(self) -> None:
-        self._names: dict[str, dict[str, Holder]] = {}
+        # Of each name by id: the id, how many holders it bears, itself counted, and when it ends.
+        self._names: dict[str, dict[str, tuple[str, int, int]]] = {}
 
     def admits(self, name: str, max_holders: int, now_ns: int) -> bool:
         """Return whether a hold that bears so many would be granted."""
         holders = self._live(name, now_ns)
         if not holders:
             return True
-        least = min([holder.max_holders for holder in holders.values()])
+        least = min([bears for _, bears, _ in holders.values()])
         return len(holders) < min(least, max_holders)
 
     def try_put(
         self, name: str, holder_id: str, max_holders: int, expires_at_ns: int, now_ns: int
     ) -> bool:
         """Put a hold where there is room for it; return whether there was."""
-        admitted = self.admits(name, max_holders, now_ns)
+        admitted = name not in self._names or self.admits(name, max_holders, now_ns)
         if admitted:
             self.put(name, holder_id, max_holders, expires_at_ns)
         return admitted
 
     def put(self, name: str, holder_id: str, max_holders: int, expires_at_ns: int) -> None:
         """Put a hold as it was granted elsewhere, or in place of the one of the same id."""
-        holder = Holder(holder_id, max_holders, expires_at_ns)
+        holder = holder_id, max_holders, expires_at_ns
         self._names.setdefault(name, {})[holder_id] = holder
 
     def remove(self, name: str, holder_id: str, now_ns: int) -> bool:
         """End a hold; return whether it was there."""
         holders = self._live(name, now_ns)
-        found = holders.pop(holder_id, None) is not None
-        if found and not holders:
+        if holder_id not in holders:
+            return False
+        del holders[holder_id]
+        if not holders:
             del self._names[name]
-        return found
+        return True
 
     def extend(self, name: str, holder_id: str, expires_at_ns: int, now_ns: int) -> bool:
         """Have a hold end at another time; return whether it was there."""
         holders = self._live(name, now_ns)
         if holder_id not in holders:
             return False
-        holders[holder_id] = holders[holder_id]._replace(expires_at_ns=expires_at_ns)
+        holders[holder_id] = holder_id, holders[holder_id][1], expires_at_ns
         return True
 
     def clear(self, name: str, now_ns: int) -> int:
@@ -82,16 +80,23 @@ class Holders:
         """Return the holds of a name, in the order in which they were granted."""
         return list(self._live(name, now_ns).values())
 
-    def _live(self, name: str, now_ns: int) -> dict[str, Holder]:
+    def _live(self, name: str, now_ns: int) -> dict[str, tuple[str, int, int]]:
         holders = self._names.get(name)
         if holders is None:
-            return {}
-        due = [i for i, holder in holders.items() if holder.expires_at_ns <= now_ns]
-        for holder_id in due:
-            del holders[holder_id]
-        if not holders:
-            del self._names[name]
+            return _NOBODY
+        for _, _, until_ns in holders.values():
+            if until_ns <= now_ns:
+                return self._left(name, now_ns)
         return holders
+
+    def _left(self, name: str, now_ns: int) -> dict[str, tuple[str, int, int]]:
+        """Drop the holders that are due; return the others."""
+        left = {i: holder for i, holder in self._names[name].items() if holder[2] > now_ns}
+        if left:
+            self._names[name] = left
+        else:
+            del self._names[name]
+        return left
 
 
 def make_holders() -> Holders:

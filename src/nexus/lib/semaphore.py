@@ -59,7 +59,7 @@ class VFSSemaphore:
     def acquire(
         self, name: str, max_holders: int = 1, timeout_ms: int = 0, ttl_ms: int = 30_000
     ) -> str | None:
-        found = self._enter(name, _Request(max_holders, ttl_ms), timeout_ms)
+        found = self._enter(name, max_holders, ttl_ms, timeout_ms)
         if not isinstance(found, Waiter):
             return found
         return run(self._waiting(name, found, timeout_ms))
@@ -68,7 +68,7 @@ class VFSSemaphore:
         self, name: str, max_holders: int = 1, timeout_ms: int = 0, ttl_ms: int = 30_000
     ) -> str | None:
         """As :meth:`acquire`, waiting without a thread."""
-        found = self._enter(name, _Request(max_holders, ttl_ms), timeout_ms)
+        found = self._enter(name, max_holders, ttl_ms, timeout_ms)
         if not isinstance(found, Waiter):
             return found
         return await run_async(self._waiting(name, found, timeout_ms))
@@ -79,28 +79,37 @@ class VFSSemaphore:
         finally:
             self._left(name)
 
-    def _enter(self, name: str, request: _Request, timeout_ms: int) -> Waiter[str] | str | None:
+    def _enter(
+        self, name: str, max_holders: int, ttl_ms: int, timeout_ms: int
+    ) -> Waiter[str] | str | None:
         """Return a new holder's id, None for one who does not wait, else a place in the queue."""
-        _check(name, "max_holders", request.max_holders, 1)
-        _check(name, "ttl_ms", request.ttl_ms, 1, _LONGEST_TTL_MS)
-        _check(name, "timeout_ms", timeout_ms, 0)
+        if not (
+            type(max_holders) is type(ttl_ms) is type(timeout_ms) is int
+            and 1 <= max_holders <= _MOST
+            and 1 <= ttl_ms <= _LONGEST_TTL_MS
+            and 0 <= timeout_ms <= _MOST
+        ):
+            _check(name, "max_holders", max_holders, 1)
+            _check(name, "ttl_ms", ttl_ms, 1, _LONGEST_TTL_MS)
+            _check(name, "timeout_ms", timeout_ms, 0)
         with self._mutex:
             if self._closed:
                 raise ClosedError("semaphore", None, "it is closed")
             now_ns = self._clock_ns()
-            self._serve_locked(name, now_ns)
             queue = self._queues.get(name)
+            if queue is not None:
+                self._serve_locked(name, now_ns)
+                queue = self._queues.get(name)
             if queue is None:
                 holder_id = os.urandom(16).hex()
-                until_ns = now_ns + request.ttl_ms * _NS_PER_MS
-                limit = request.max_holders
-                if self._holders.try_put(name, holder_id, limit, until_ns, now_ns):
+                until_ns = now_ns + ttl_ms * _NS_PER_MS
+                if self._holders.try_put(name, holder_id, max_holders, until_ns, now_ns):
                     return holder_id
             if not timeout_ms:
                 return None
             if queue is None:
                 queue = self._queues[name] = WaitQueue(partial(self.release, name))
-            return queue.enter(request)
+            return queue.enter(_Request(max_holders, ttl_ms))
 
     def restore(self, name: str, holder_id: str, max_holders: int, expires_at_ns: int) -> None:
         """Take up a hold of an earlier process, as it was granted there."""
@@ -113,7 +122,8 @@ class VFSSemaphore:
         with self._mutex:
             now_ns = self._clock_ns()
             found = self._holders.remove(name, holder_id, now_ns)
-            self._serve_locked(name, now_ns)
+            if name in self._queues:
+                self._serve_locked(name, now_ns)
             return found
 
     def extend(self, name: str, holder_id: str, ttl_ms: int) -> bool:
@@ -134,6 +144,15 @@ class VFSSemaphore:
             count = self._holders.clear(name, now_ns)
             self._serve_locked(name, now_ns)
             return count
+
+    def ends_at_ns(self, name: str, holder_id: str) -> int | None:
+        """Return when a hold ends, or None where it has ended already."""
+        with self._mutex:
+            now_ns = self._clock_ns()
+            for holder, _, expires_at_ns in self._holders.of(name, now_ns):
+                if holder == holder_id:
+                    return expires_at_ns
+            return None
 
     def info(self, name: str) -> SemaphoreInfo | None:
         with self._mutex:

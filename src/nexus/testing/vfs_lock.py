@@ -6,10 +6,11 @@ A test of an implementation subclasses it and overrides :meth:`VFSLockSuite.make
 from __future__ import annotations
 
 import gc
-import signal
 import threading
+import weakref
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from nexus.contracts.errors import LockTimeoutError
 from nexus.lib.paths import is_same_or_below
+from nexus.testing.interrupts import interruptible
 
 _NOW = 0.0
 _PATIENT_S = 30.0
@@ -135,6 +137,15 @@ class VFSLockSuite:
         assert locks.held() == {}
         assert told == []
 
+    def test_3_a_hold_that_is_dropped_in_a_cycle_with_who_is_told_releases_itself(self) -> None:
+        locks = self.make()
+        kept = [locks.write("/z/a")]
+        locks.after_release = partial(len, kept)
+        told = weakref.ref(locks.after_release)
+        del locks, kept
+        gc.collect()
+        assert told() is None
+
     def test_3_a_hold_is_released_once(self) -> None:
         locks = self.make()
         first, second = locks.read("/z/a"), locks.read("/z/a")
@@ -148,22 +159,19 @@ class VFSLockSuite:
     def test_3_an_interrupt_ends_a_wait_with_nothing_held(self, several: bool) -> None:
         locks = self.make()
         blocker = locks.write("/z/b")
-        main = threading.main_thread().ident
-        assert main == threading.get_ident()
+        with interruptible() as interrupt:
 
-        def interrupt() -> None:
-            self._until(locks.waiting)
-            signal.pthread_kill(main, signal.SIGINT)
+            def interrupt_a_wait() -> None:
+                self._until(locks.waiting)
+                interrupt()
 
-        interrupter = threading.Thread(target=interrupt)
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            interrupter.start()
-            with pytest.raises(KeyboardInterrupt):
-                locks.write_many(["/z/a", "/z/b"] if several else ["/z/b"], _PATIENT_S)
-        finally:
-            interrupter.join()
-            signal.signal(signal.SIGINT, before)
+            interrupter = threading.Thread(target=interrupt_a_wait)
+            try:
+                interrupter.start()
+                with pytest.raises(KeyboardInterrupt):
+                    locks.write_many(["/z/a", "/z/b"] if several else ["/z/b"], _PATIENT_S)
+            finally:
+                interrupter.join()
         assert locks.held() == {"/z/b": "write"}
         assert locks.waiting() == 0
         blocker.release()

@@ -75,6 +75,18 @@ def test_an_agent_is_found_as_it_was_spawned(agents: AgentRegistryProtocol) -> N
     assert spawned.attributes == {"model": "m", "n": 1}
 
 
+def test_an_agent_that_nobody_in_particular_spawned_belongs_to_the_user_of_the_filesystem(
+    clock: Clock,
+) -> None:
+    settings = Settings(data_dir=":memory:", enable=("agent_registry",), user="bob")
+    with boot(settings, clock_ns=clock) as nx:
+        agents = nx.service("agent_registry")
+        assert agents.spawn("a").owner_id == "bob"
+        with pytest.raises(AccessDeniedError):
+            agents.kill("a", context=EVE)
+        assert agents.kill("a", context=OperationContext("bob")) == ("a",)
+
+
 def test_an_agent_without_an_id_gets_a_new_one(agents: AgentRegistryProtocol) -> None:
     one, two = agents.spawn(), agents.spawn()
     assert one.agent_id != two.agent_id
@@ -353,7 +365,7 @@ def test_no_descendant_survives_a_recursive_kill(
 def test_several_registries_of_one_filesystem_agree(
     nx: NexusFS, agents: AgentRegistryProtocol, clock: Clock
 ) -> None:
-    other = AgentRegistry(nx, clock)
+    other = AgentRegistry(nx, clock, ADA)
     agents.spawn("a")
     assert other.kill("a") == ("a",)
     assert agents.get("a").state == "killed"
@@ -395,7 +407,9 @@ def test_the_registry_can_be_exchanged_and_taken_away_while_in_use(
     with ThreadPoolExecutor(4) as pool:
         spawned = pool.map(spawn, range(40))
         for _ in range(5):
-            nx.sys_setattr("/__sys__/services/agent_registry", service=AgentRegistry(nx, clock))
+            nx.sys_setattr(
+                "/__sys__/services/agent_registry", service=AgentRegistry(nx, clock, ADA)
+            )
         names = set(spawned)
     assert {agent.agent_id for agent in agents.list()} == names
     nx.sys_unlink("/__sys__/services/agent_registry")

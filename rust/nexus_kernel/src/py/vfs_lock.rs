@@ -6,7 +6,7 @@
 //! another thread so never finds a mutex taken by a thread that waits for it. The mutex of the state
 //! is besides taken only by threads that have the interpreter, so fork(2) finds it free.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -23,6 +23,7 @@ const FOREVER: Duration = Duration::from_secs(1 << 33);
 
 static TIMED_OUT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
+/// Whom to tell. It is the manager's: a hold that owned it too could be in a cycle that nobody sees.
 type Callback = Mutex<Option<Py<PyAny>>>;
 
 /// Grants holds on canonical paths. Shared by all threads.
@@ -30,22 +31,22 @@ type Callback = Mutex<Option<Py<PyAny>>>;
 pub struct VFSLockManager {
     locks: VfsLocks,
     timeout_s: f64,
-    after_release: Callback,
+    after_release: Arc<Callback>,
 }
 
 /// A granted lock, released by leaving its block, by `release`, or when dropped.
 #[pyclass(module = "nexus._kernel", frozen)]
 pub struct Hold {
     hold: vfs_lock::Hold,
-    /// Whom to tell; a shared hold has changed nothing to tell of.
-    teller: Option<Py<VFSLockManager>>,
+    /// None for a shared hold, which has changed nothing to tell of.
+    told: Option<Weak<Callback>>,
 }
 
 /// Several holds, released together in reverse order.
 #[pyclass(module = "nexus._kernel", frozen)]
 pub struct HoldSet {
     holds: Vec<vfs_lock::Hold>,
-    teller: Py<VFSLockManager>,
+    told: Weak<Callback>,
 }
 
 #[pymethods]
@@ -56,39 +57,38 @@ impl VFSLockManager {
         Self {
             locks: VfsLocks::new(),
             timeout_s,
-            after_release: Mutex::new(None),
+            after_release: Arc::default(),
         }
     }
 
     #[getter]
     fn get_after_release(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        let callback = self.callback();
-        callback.as_ref().map(|callback| callback.clone_ref(py))
+        callback_of(&self.after_release, py)
     }
 
     #[setter]
     fn set_after_release(&self, callback: Option<Py<PyAny>>) {
-        let old = std::mem::replace(&mut *self.callback(), callback);
+        let old = std::mem::replace(&mut *locked(&self.after_release), callback);
         drop(old); // not under the mutex
     }
 
     #[pyo3(signature = (path, timeout_s = None))]
     fn read(&self, py: Python<'_>, path: &str, timeout_s: Option<f64>) -> PyResult<Hold> {
         let hold = self.acquire(py, path, Mode::Shared, false, timeout_s)?;
-        Ok(Hold { hold, teller: None })
+        Ok(Hold { hold, told: None })
     }
 
     #[pyo3(signature = (path, timeout_s = None))]
-    fn write(slf: &Bound<'_, Self>, path: &str, timeout_s: Option<f64>) -> PyResult<Hold> {
-        let locks = slf.get();
-        let hold = locks.acquire(slf.py(), path, Mode::Exclusive, false, timeout_s)?;
-        let teller = Some(slf.clone().unbind());
-        Ok(Hold { hold, teller })
+    fn write(&self, py: Python<'_>, path: &str, timeout_s: Option<f64>) -> PyResult<Hold> {
+        let hold = self.acquire(py, path, Mode::Exclusive, false, timeout_s)?;
+        let told = Some(Arc::downgrade(&self.after_release));
+        Ok(Hold { hold, told })
     }
 
     #[pyo3(signature = (paths, timeout_s = None))]
     fn write_many(
-        slf: &Bound<'_, Self>,
+        &self,
+        py: Python<'_>,
         paths: &Bound<'_, PyAny>,
         timeout_s: Option<f64>,
     ) -> PyResult<HoldSet> {
@@ -98,24 +98,25 @@ impl VFSLockManager {
             .collect::<PyResult<Vec<PyBackedStr>>>()?;
         let texts = paths.iter().map(|path| &**path).collect();
         let holds = vfs_lock::take_set(texts, |path, mode, holding| {
-            slf.get().acquire(slf.py(), path, mode, holding, timeout_s)
+            self.acquire(py, path, mode, holding, timeout_s)
         })?;
-        let teller = slf.clone().unbind();
-        Ok(HoldSet { holds, teller })
+        let told = Arc::downgrade(&self.after_release);
+        Ok(HoldSet { holds, told })
     }
 
     #[pyo3(signature = (source, target, timeout_s = None))]
     fn copy_pair(
-        slf: &Bound<'_, Self>,
+        &self,
+        py: Python<'_>,
         source: &str,
         target: &str,
         timeout_s: Option<f64>,
     ) -> PyResult<HoldSet> {
         let holds = vfs_lock::take_pair(source, target, |path, mode, holding| {
-            slf.get().acquire(slf.py(), path, mode, holding, timeout_s)
+            self.acquire(py, path, mode, holding, timeout_s)
         })?;
-        let teller = slf.clone().unbind();
-        Ok(HoldSet { holds, teller })
+        let told = Arc::downgrade(&self.after_release);
+        Ok(HoldSet { holds, told })
     }
 
     fn held<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -147,18 +148,6 @@ impl VFSLockManager {
 }
 
 impl VFSLockManager {
-    fn callback(&self) -> MutexGuard<'_, Option<Py<PyAny>>> {
-        let callback = self.after_release.lock();
-        callback.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn tell(&self, py: Python<'_>) -> PyResult<()> {
-        if let Some(callback) = self.get_after_release(py) {
-            callback.call0(py)?;
-        }
-        Ok(())
-    }
-
     fn acquire(
         &self,
         py: Python<'_>,
@@ -185,8 +174,8 @@ impl VFSLockManager {
 impl Hold {
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         self.hold.release();
-        match &self.teller {
-            Some(locks) => locks.get().tell(py),
+        match &self.told {
+            Some(told) => tell(told, py),
             None => Ok(()),
         }
     }
@@ -211,7 +200,7 @@ impl Hold {
 impl HoldSet {
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         self.holds.iter().rev().for_each(vfs_lock::Hold::release);
-        self.teller.get().tell(py)
+        tell(&self.told, py)
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {
@@ -228,6 +217,23 @@ impl HoldSet {
     ) -> PyResult<()> {
         self.release(py)
     }
+}
+
+fn locked(callback: &Callback) -> MutexGuard<'_, Option<Py<PyAny>>> {
+    callback.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn callback_of(callback: &Callback, py: Python<'_>) -> Option<Py<PyAny>> {
+    let found = locked(callback);
+    found.as_ref().map(|callback| callback.clone_ref(py))
+}
+
+fn tell(told: &Weak<Callback>, py: Python<'_>) -> PyResult<()> {
+    let callback = told.upgrade();
+    if let Some(callback) = callback.and_then(|callback| callback_of(&callback, py)) {
+        callback.call0(py)?;
+    }
+    Ok(())
 }
 
 fn patience(timeout_s: f64) -> Duration {

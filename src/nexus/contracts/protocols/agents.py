@@ -71,6 +71,7 @@ class AgentRegistryProtocol(Protocol):
     ) -> Agent:
         """Enter an agent, under a new id or one of its own choosing that no running agent has.
 
+        Its owner is the user of the ``context``, else whoever the filesystem was opened by.
         Errors: PathExistsError where one is running; ConflictError where the parent is not.
         """
 

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from nexus.contracts.cache_store import CacheStoreABC
+from nexus.contracts.context import OperationContext
 from nexus.contracts.filesystem import NexusFilesystem
 from nexus.contracts.metadata import Stat
 
@@ -37,6 +38,7 @@ class BrickContext(msgspec.Struct, frozen=True):
 
     ``look`` is for hooks that decide on a call by what is there: no hook is called for it.
     ``cache`` is shared by all services, so that each names its keys and topics after itself.
+    ``caller`` is who makes the calls that name nobody.
     ``folder`` is the data directory, for what other processes may look at; None in memory.
     """
 
@@ -44,6 +46,7 @@ class BrickContext(msgspec.Struct, frozen=True):
     clock_ns: Callable[[], int]
     look: Look
     cache: CacheStoreABC
+    caller: OperationContext
     folder: str | None = None
 
 

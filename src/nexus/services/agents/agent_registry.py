@@ -92,11 +92,17 @@ class _Found(NamedTuple):
 
 
 class AgentRegistry:
-    """Spawns, finds and ends agents. Shared by all threads."""
+    """Spawns, finds and ends agents. Shared by all threads.
 
-    def __init__(self, nx: NexusFilesystem, clock_ns: Callable[[], int]) -> None:
+    ``caller`` owns what is spawned by a call without a context.
+    """
+
+    def __init__(
+        self, nx: NexusFilesystem, clock_ns: Callable[[], int], caller: OperationContext
+    ) -> None:
         self._nx = nx
         self._clock_ns = clock_ns
+        self._caller = caller
 
     # -- spawning -----------------------------------------------------------------------------
 
@@ -114,13 +120,14 @@ class AgentRegistry:
         _check_ttl(ttl_s)
         if parent == agent_id:
             raise InvalidArgumentError("spawn", path, "an agent cannot be its own parent")
+        owner = context or self._caller
         record = AgentRecord(
             agent_id,
-            context.user_id if context else _REGISTRY.user_id,
+            owner.user_id,
             "",
             float(ttl_s),
             self._now(),
-            run_id=context.run_id if context else None,
+            run_id=owner.run_id,
             attributes=dict(attributes or {}),
         )
         _encoded(record)  # refused before anything is locked

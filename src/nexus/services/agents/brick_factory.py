@@ -14,4 +14,4 @@ PROTOCOL = AgentRegistryProtocol
 
 def create(context: BrickContext) -> AgentRegistry:
     """Return the service, which keeps everything in the filesystem."""
-    return AgentRegistry(context.nx, context.clock_ns)
+    return AgentRegistry(context.nx, context.clock_ns, context.caller)
