@@ -11,7 +11,7 @@ from nexus.contracts.metadata import FileMetadata
 from nexus.core.record_seal import Sealed
 
 __all__ = [
-    "Chunker",
+    "ChunkSealer",
     "Hold",
     "HoldSet",
     "Holders",
@@ -41,11 +41,12 @@ __all__ = [
 _T = TypeVar("_T")
 
 @final
-class Chunker:
-    """Where chunks end; :mod:`nexus.lib.chunking` is its twin and only user."""
+class ChunkSealer:
+    """Chunks, their ids and their seals; :mod:`nexus.lib.chunking` is its twin and only user."""
 
-    def __new__(cls, min_bytes: int, average_bytes: int, max_bytes: int) -> Chunker: ...
-    def feed(self, piece: bytes, start: int, stop: int, /) -> list[int]: ...
+    def __new__(cls, min_bytes: int, average_bytes: int, max_bytes: int) -> ChunkSealer: ...
+    def feed(self, piece: bytes, start: int, stop: int, /) -> list[tuple[int, str, bytes]]: ...
+    def finish(self) -> tuple[int, str, bytes] | None: ...
 
 @final
 class PathTrie(Generic[_T]):

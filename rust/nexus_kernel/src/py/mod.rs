@@ -1,6 +1,5 @@
 //! `nexus._kernel`: the binding. It converts arguments and answers and decides nothing.
 
-mod chunker;
 mod holders;
 mod metadata_codec;
 mod path_trie;
@@ -8,6 +7,7 @@ mod paths;
 mod record_seal;
 mod ring_buffer;
 mod router;
+mod sealed_chunks;
 mod segment_record;
 mod store;
 mod stream_buffer;
@@ -18,8 +18,6 @@ use pyo3::pymodule;
 
 #[pymodule(name = "_kernel")]
 mod kernel {
-    #[pymodule_export]
-    use super::chunker::Chunker;
     #[pymodule_export]
     use super::holders::Holders;
     #[pymodule_export]
@@ -34,6 +32,8 @@ mod kernel {
     use super::ring_buffer::RingBuffer;
     #[pymodule_export]
     use super::router::VFSRouter;
+    #[pymodule_export]
+    use super::sealed_chunks::ChunkSealer;
     #[pymodule_export]
     use super::segment_record::{SegmentExtent, packed_record};
     #[pymodule_export]
