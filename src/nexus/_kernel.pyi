@@ -13,7 +13,7 @@ from nexus.storage.object_store.entry import Entry, Place
 from nexus.storage.object_store.object_index import End
 
 __all__ = [
-    "Chunker",
+    "ChunkSealer",
     "Hold",
     "HoldSet",
     "Holders",
@@ -47,11 +47,12 @@ _T = TypeVar("_T")
 _D = TypeVar("_D")
 
 @final
-class Chunker:
-    """Where chunks end; :mod:`nexus.lib.chunking` is its twin and only user."""
+class ChunkSealer:
+    """Chunks, their ids and their seals; :mod:`nexus.lib.chunking` is its twin and only user."""
 
-    def __new__(cls, min_bytes: int, average_bytes: int, max_bytes: int) -> Chunker: ...
-    def feed(self, piece: bytes, start: int, stop: int, /) -> list[int]: ...
+    def __new__(cls, min_bytes: int, average_bytes: int, max_bytes: int) -> ChunkSealer: ...
+    def feed(self, piece: bytes, start: int, stop: int, /) -> list[tuple[int, str, bytes]]: ...
+    def finish(self) -> tuple[int, str, bytes] | None: ...
 
 @final
 class PathTrie(Generic[_T]):

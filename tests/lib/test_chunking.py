@@ -3,13 +3,22 @@ from __future__ import annotations
 import random
 import tracemalloc
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus.lib.chunking import DEFAULT_CHUNKING, ChunkingParameters, chunk_buffer, chunk_stream
+from nexus.lib.block_seals import block_seals
+from nexus.lib.chunking import (
+    DEFAULT_CHUNKING,
+    Chunk,
+    ChunkingParameters,
+    chunk_buffer,
+    chunk_stream,
+)
+from nexus.lib.content_id import object_id_of
 
 SMALL = ChunkingParameters(threshold_bytes=1024, min_bytes=64, average_bytes=256, max_bytes=1024)
 ODD = ChunkingParameters(threshold_bytes=1025, min_bytes=65, average_bytes=257, max_bytes=1025)
@@ -25,12 +34,24 @@ def kernel(request: pytest.FixtureRequest) -> ModuleType | None:
     return None if request.param == "python" else rust()
 
 
+def bytes_of(runs: Iterable[list[Chunk]]) -> list[bytes]:
+    """Return the bytes of each chunk, what is said of which must hold."""
+    found = []
+    for chunk in chain.from_iterable(runs):
+        data = bytes(chunk.joined())
+        assert chunk.object_id == object_id_of(data)
+        assert chunk.size == len(data)
+        assert chunk.seals == block_seals(data)
+        found.append(data)
+    return found
+
+
 def cut_at_once(
     data: bytes | bytearray | memoryview,
     parameters: ChunkingParameters = SMALL,
     kernel: ModuleType | None = None,
 ) -> list[bytes]:
-    return [bytes(chunk) for chunk in chunk_buffer(data, parameters, kernel=kernel)]
+    return bytes_of(chunk_buffer(data, parameters, kernel=kernel))
 
 
 def cut_stream(
@@ -38,7 +59,7 @@ def cut_stream(
     parameters: ChunkingParameters = SMALL,
     kernel: ModuleType | None = None,
 ) -> list[bytes]:
-    return [bytes(chunk) for chunk in chunk_stream(pieces, parameters, kernel=kernel)]
+    return bytes_of(chunk_stream(pieces, parameters, kernel=kernel))
 
 
 def test_rust_cuts_as_its_twin_does_in_10000_contents() -> None:
@@ -77,8 +98,8 @@ def test_a_chunk_stays_what_it_is_when_the_next_ones_are_asked_for(
 ) -> None:
     data = random.Random(10).randbytes(20_000)
     pieces = [data[start : start + 300] for start in range(0, len(data), 300)]
-    chunks = list(chunk_stream(pieces, SMALL, kernel=kernel))
-    assert b"".join(chunks) == data
+    runs = list(chunk_stream(pieces, SMALL, kernel=kernel))
+    assert b"".join(bytes_of(runs)) == data
 
 
 @given(st.lists(st.integers(0, 5_000), max_size=12), st.integers(0, 3))

@@ -18,6 +18,7 @@ pub mod record_seal;
 pub mod ring_buffer;
 pub mod router;
 pub mod salvage;
+pub mod sealed_chunks;
 pub mod segment_record;
 pub mod store;
 pub mod store_error;

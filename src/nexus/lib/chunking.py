@@ -1,9 +1,10 @@
-"""Content-defined chunking: cut large content where its bytes say so.
+"""Content-defined chunking: cut large content where its bytes say so, and name what was cut.
 
-Layer: lib. Bytes in, chunks out; it neither hashes nor stores. The algorithm is FastCDC (2020): of
-the Rust crate where it was built, else of pyfastcdc, which copies each chunk of a stream once more.
-An edit moves only the cuts near it, so that two versions of a large content share their other
-chunks.
+Layer: lib. Bytes in, chunks out, each with its id and the seals of its blocks; it stores nothing.
+The algorithm is FastCDC (2020): of the Rust crate where it was built, which cuts, hashes and seals
+while the bytes are in the processor's cache; else of pyfastcdc, which copies each chunk of a stream
+once more. An edit moves only the cuts near it, so that two versions of a large content share their
+other chunks.
 
 1. The cuts are those of cutting the whole content at once, however it was fed.
 2. Whether a chunk ends at a position depends on the bytes from the chunk's start up to and
@@ -16,20 +17,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from nexus.contracts.metadata import Buffer
+from nexus.lib.block_seals import block_seals
+from nexus.lib.content_id import object_id_of
 from nexus.lib.native import chosen
 
 if TYPE_CHECKING:
     from pyfastcdc import FastCDC
 
-    from nexus._kernel import Chunker
+    from nexus._kernel import ChunkSealer
 
 _KERNEL: Final = chosen().module
 _STEP_BYTES = 1 << 20
+
+_LEAST_PIECE_BYTES = 64 << 10
+"""Smaller pieces are joined: a chunk then has few parts, however it was fed."""
 
 
 class ChunkingParameters(msgspec.Struct, frozen=True):
@@ -55,13 +61,31 @@ DEFAULT_CHUNKING = ChunkingParameters(
 )
 
 
+class Chunk(NamedTuple):
+    """A chunk of a content: what names it, what checks a part of it, and where its bytes are."""
+
+    object_id: str
+    size: int
+    seals: bytes
+    parts: tuple[memoryview, ...]
+    """One after the other. A chunk that spans pieces need not be joined to be written."""
+
+    def joined(self) -> Buffer:
+        """Return the bytes, copied only where they are in several parts."""
+        return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+
+
 def chunk_buffer(
     data: Buffer, parameters: ChunkingParameters, *, kernel: ModuleType | None = _KERNEL
-) -> Iterator[memoryview]:
-    """Yield the chunks of bytes in memory, as views of them."""
+) -> Iterator[list[Chunk]]:
+    """Yield the chunks of bytes in memory, several at a time."""
     if kernel is None:
-        return (chunk.data for chunk in _cutter(parameters).cut_buf(data))
-    return _views(data, _native(kernel, parameters))
+        return ([_chunk(chunk.data)] for chunk in _cutter(parameters).cut_buf(data))
+    if isinstance(data, bytes):
+        return _sealed((data,), _sealer(kernel, parameters))
+    view = memoryview(data)
+    steps = (view[at : at + _STEP_BYTES] for at in range(0, len(view), _STEP_BYTES))
+    return _sealed(map(bytes, steps), _sealer(kernel, parameters))
 
 
 def chunk_stream(
@@ -69,68 +93,82 @@ def chunk_stream(
     parameters: ChunkingParameters = DEFAULT_CHUNKING,
     *,
     kernel: ModuleType | None = _KERNEL,
-) -> Iterator[memoryview]:
-    """Yield the chunks of the concatenation of ``pieces``.
+) -> Iterator[list[Chunk]]:
+    """Yield the chunks of the concatenation of ``pieces``, several at a time.
 
     Reads at most two chunks of the largest size ahead and holds as much. A chunk's memory is its
-    own, or that of a piece that is ``bytes``: nobody writes to it again. An exception of the
+    own, or that of pieces that are ``bytes``: nobody writes to it again. An exception of the
     iterable reaches the caller.
     """
     if kernel is None:
         cut = _cutter(parameters).cut_stream(_PieceReader(pieces))
-        return (memoryview(bytes(chunk.data)) for chunk in cut)
-    return _joined(pieces, _native(kernel, parameters))
+        return ([_chunk(memoryview(bytes(chunk.data)))] for chunk in cut)
+    return _sealed(_gathered(pieces), _sealer(kernel, parameters))
 
 
-def _native(kernel: ModuleType, parameters: ChunkingParameters) -> Chunker:
-    cutter: Chunker = kernel.Chunker(
+def _chunk(data: memoryview) -> Chunk:
+    return Chunk(object_id_of(data), len(data), block_seals(data), (data,))
+
+
+def _sealer(kernel: ModuleType, parameters: ChunkingParameters) -> ChunkSealer:
+    sealer: ChunkSealer = kernel.ChunkSealer(
         parameters.min_bytes, parameters.average_bytes, parameters.max_bytes
     )
-    return cutter
+    return sealer
 
 
-def _views(data: Buffer, cutter: Chunker) -> Iterator[memoryview]:
-    """Yield the chunks as views of the data."""
-    # A step at a time: then what is hashed next is still in the CPU's cache.
-    view = memoryview(data)
-    start = 0
-    for at in range(0, len(view), _STEP_BYTES):
-        stop = at + _STEP_BYTES
-        if isinstance(data, bytes):
-            ends = cutter.feed(data, at, stop)
-        else:
-            ends = cutter.feed(bytes(view[at:stop]), 0, _STEP_BYTES)
-        for end in ends:
-            yield view[start : at + end]
-            start = at + end
-    if start < len(view):
-        yield view[start:]
-
-
-def _joined(pieces: Iterable[Buffer], cutter: Chunker) -> Iterator[memoryview]:
-    """Yield chunks as views of the piece they lie in; those that span pieces are joined."""
-    carried = bytearray()
+def _gathered(pieces: Iterable[Buffer]) -> Iterator[bytes]:
+    """Yield large pieces as they are, and small ones joined."""
+    gathered = bytearray()
     for piece in pieces:
         # What is not bytes, its owner may fill again.
         held = piece if isinstance(piece, bytes) else bytes(piece)
-        view = memoryview(held)
-        for at in range(0, len(held), _STEP_BYTES):
-            start, stop = at, min(at + _STEP_BYTES, len(held))
-            for end in cutter.feed(held, at, stop):
+        if len(held) < _LEAST_PIECE_BYTES:
+            gathered += held
+            if len(gathered) < _LEAST_PIECE_BYTES:
+                continue
+            held = b""
+        if gathered:
+            yield bytes(gathered)
+            gathered.clear()
+        if held:
+            yield held
+    if gathered:
+        yield bytes(gathered)
+
+
+def _sealed(pieces: Iterable[bytes], sealer: ChunkSealer) -> Iterator[list[Chunk]]:
+    """Yield the chunks as views of the pieces they lie in."""
+    parts: list[memoryview] = []  # of the chunk at hand
+    for piece in pieces:
+        view = memoryview(piece)
+        for at in range(0, len(piece), _STEP_BYTES):
+            start, stop = at, min(at + _STEP_BYTES, len(piece))
+            chunks: list[Chunk] = []
+            for end, object_id, seals in sealer.feed(piece, at, stop):
+                after: list[memoryview] = []
                 if end < 0:  # the last byte fed before belongs to the next chunk
-                    last = carried.pop()
-                    yield memoryview(carried)
-                    carried = bytearray((last,))
-                elif carried:
-                    carried += view[start : at + end]
-                    yield memoryview(carried)
-                    carried = bytearray()
-                else:
-                    yield view[start : at + end]
-                start = max(start, at + end)
-            carried += view[start:stop]
-    if carried:
-        yield memoryview(carried)
+                    last = parts.pop()
+                    parts.append(last[:-1])
+                    after.append(last[-1:])
+                elif start < at + end:
+                    parts.append(view[start : at + end])
+                    start = at + end
+                chunks.append(_of_parts(object_id, seals, parts))
+                parts = after
+            if start < stop:
+                parts.append(view[start:stop])
+            if chunks:
+                yield chunks
+    ended = sealer.finish()
+    if ended is not None:
+        _, object_id, seals = ended
+        yield [_of_parts(object_id, seals, parts)]
+
+
+def _of_parts(object_id: str, seals: bytes, parts: list[memoryview]) -> Chunk:
+    held = tuple(part for part in parts if part)
+    return Chunk(object_id, sum(map(len, held)), seals, held)
 
 
 def _cutter(parameters: ChunkingParameters) -> FastCDC:

@@ -25,13 +25,14 @@ from nexus.contracts.metadata import Buffer
 
 _KEEP_SIZE = 1  # linux/falloc.h
 _PUNCH_HOLE = 2
+_MOST_PARTS = 1024  # IOV_MAX of Linux and of the BSDs
 FULL_HINT = "delete something, or run `nexus gc`"
 _fdatasync = getattr(os, "fdatasync", os.fsync)
 
 
 def _pwritev(fd: int, parts: Sequence[Buffer], offset: int) -> int:
     """Return how many bytes were written: none where the system has no pwritev(2)."""
-    return os.pwritev(fd, parts, offset) if hasattr(os, "pwritev") else 0
+    return os.pwritev(fd, parts[:_MOST_PARTS], offset) if hasattr(os, "pwritev") else 0
 
 
 class Disk:

@@ -1,6 +1,5 @@
 //! `nexus._kernel`: the binding. It converts arguments and answers and decides nothing.
 
-mod chunker;
 mod holders;
 mod inode_cache;
 mod metadata_codec;
@@ -10,6 +9,7 @@ mod paths;
 mod record_seal;
 mod ring_buffer;
 mod router;
+mod sealed_chunks;
 mod segment_record;
 mod store;
 mod stream_buffer;
@@ -20,8 +20,6 @@ use pyo3::pymodule;
 
 #[pymodule(name = "_kernel")]
 mod kernel {
-    #[pymodule_export]
-    use super::chunker::Chunker;
     #[pymodule_export]
     use super::holders::Holders;
     #[pymodule_export]
@@ -40,6 +38,8 @@ mod kernel {
     use super::ring_buffer::RingBuffer;
     #[pymodule_export]
     use super::router::VFSRouter;
+    #[pymodule_export]
+    use super::sealed_chunks::ChunkSealer;
     #[pymodule_export]
     use super::segment_record::{SegmentExtent, packed_record};
     #[pymodule_export]

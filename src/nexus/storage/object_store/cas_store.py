@@ -35,8 +35,14 @@ from nexus.contracts.object_store import (
     StoredObject,
 )
 from nexus.contracts.stream_backend import StreamStore
-from nexus.lib.block_seals import BLOCK_BYTES, block_seals
-from nexus.lib.chunking import DEFAULT_CHUNKING, ChunkingParameters, chunk_buffer, chunk_stream
+from nexus.lib.block_seals import BLOCK_BYTES
+from nexus.lib.chunking import (
+    DEFAULT_CHUNKING,
+    Chunk,
+    ChunkingParameters,
+    chunk_buffer,
+    chunk_stream,
+)
 from nexus.lib.content_id import (
     EMPTY_CONTENT_ID,
     EMPTY_OBJECT_ID,
@@ -58,11 +64,8 @@ CACHE_BYTES = 8 << 20
 UNCACHED_BYTES = 64 << 10
 """Smaller objects are read again: that costs about what keeping them would."""
 
-_CHUNKS_AHEAD = 3
-"""How many chunks wait to be stored at most; bounds the memory of a large write."""
-
-_Stored = tuple[str, int, bytes]
-"""A chunk that was stored: its object id, its size, the seals of its blocks."""
+_RUNS_AHEAD = 3
+"""How many runs of chunks wait to be stored at most; bounds the memory of a large write."""
 
 _ZEROS = bytes(64 << 10)
 _DAMAGE_HINT = (
@@ -141,34 +144,30 @@ class CasStore(ContentStoreABC):
             buffered += flat
         return self._write_blob(bytes(buffered))
 
-    def _write_chunks(self, chunks: Iterable[memoryview]) -> Content:
+    def _write_chunks(self, runs: Iterable[list[Chunk]]) -> Content:
         # Imported here: only large content needs it, and it costs start-up time.
         from concurrent.futures import Future, ThreadPoolExecutor
 
-        # Cutting and hashing take about as long as sealing and storing, and all of it runs without
-        # the interpreter's lock. A third thread takes more for that lock than it gives.
+        # Cutting, hashing and sealing take about twice as long as storing, and all of it runs
+        # without the interpreter's lock. A third thread takes more for that lock than it gives.
         with self._guard.flight() as flight, ThreadPoolExecutor(1) as beside:
             builder = ManifestBuilder()
-            waiting: deque[Future[_Stored]] = deque()
-            for chunk in chunks:
-                object_id = object_id_of(chunk)
-                waiting.append(beside.submit(self._store_chunk, flight, object_id, chunk))
-                if len(waiting) > _CHUNKS_AHEAD:
-                    stored = waiting.popleft()
-                    try:
-                        builder.add(*stored.result())
-                    finally:
-                        del stored  # or an error would keep itself alive by its own traceback
+            waiting: deque[Future[None]] = deque()
+            for chunks in runs:
+                waiting.append(beside.submit(self._store_chunks, flight, chunks))
+                for chunk in chunks:
+                    builder.add(chunk.object_id, chunk.size, chunk.seals)
+                if len(waiting) > _RUNS_AHEAD:
+                    waiting.popleft().result()
             while waiting:
-                builder.add(*waiting.popleft().result())
+                waiting.popleft().result()
             return self._write_manifest(flight, builder)
 
-    def _store_chunk(self, flight: Flight, object_id: str, chunk: Buffer) -> _Stored:
-        seals = block_seals(chunk)
+    def _store_chunks(self, flight: Flight, chunks: Iterable[Chunk]) -> None:
         # What this write has stored itself (a run of zeros, say) needs no second look.
-        if self._guard.hold(flight, object_id):
-            self._objects.put(object_id, chunk, seals)
-        return object_id, len(chunk), seals
+        new = [chunk for chunk in chunks if self._guard.hold(flight, chunk.object_id)]
+        if new:
+            self._objects.put_chunks(new)
 
     def _write_manifest(self, flight: Flight, builder: ManifestBuilder) -> Content:
         manifest = builder.finish()
@@ -255,8 +254,9 @@ class CasStore(ContentStoreABC):
             builder = ManifestBuilder()
             builder.extend(base, 0, first)
             pieces = self._spliced_pieces(etag, base, builder.size, offset, data)
-            for chunk in chunk_stream(pieces, self._chunking):
-                builder.add(*self._store_chunk(flight, object_id_of(chunk), chunk))
+            for chunk in chain.from_iterable(chunk_stream(pieces, self._chunking)):
+                self._store_chunks(flight, (chunk,))
+                builder.add(chunk.object_id, chunk.size, chunk.seals)
                 rejoin = base.boundary_index(builder.size) if builder.size >= end else None
                 if rejoin is not None:
                     builder.extend(base, rejoin, len(base))

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import Extent, Leftovers, StoredObject
+from nexus.lib.chunking import Chunk
 
 
 class ObjectDatabase(ABC):
@@ -46,6 +47,11 @@ class ObjectDatabase(ABC):
     def put(self, object_id: str, data: Buffer, seals: bytes | None = None) -> None:
         """Store one object; see :meth:`put_many`."""
         self.put_many(((object_id, data),), None if seals is None else {object_id: seals})
+
+    def put_chunks(self, chunks: Sequence[Chunk]) -> None:
+        """Store several chunks; see :meth:`put_many`."""
+        objects = [(chunk.object_id, chunk.joined()) for chunk in chunks]
+        self.put_many(objects, {chunk.object_id: chunk.seals for chunk in chunks})
 
     @abstractmethod
     def get(self, object_id: str, *, size: int | None = None, seals: bytes | None = None) -> bytes:

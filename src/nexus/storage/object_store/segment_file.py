@@ -185,9 +185,19 @@ def record_header(
     object_id: bytes, data: Buffer, stored_at_ns: int, seals: bytes | None = None
 ) -> bytes:
     """Return the bytes that stand before the object's own, whose block seals may be known."""
-    fields = _FIELDS.pack(_RECORD_MAGIC, len(data), stored_at_ns, object_id)
-    check = xxh3_64_intdigest(fields)
+    fields, check = _fields(object_id, len(data), stored_at_ns)
     return fields + _SEALS.pack(check, _seal(data, check, seals))
+
+
+def chunk_header(object_id: bytes, size: int, stored_at_ns: int, seals: bytes) -> bytes:
+    """Return what stands before the bytes of an object of several blocks, from their seals."""
+    fields, check = _fields(object_id, size, stored_at_ns)
+    return fields + _SEALS.pack(check, xxh3_64_intdigest(seals, check))
+
+
+def _fields(object_id: bytes, size: int, stored_at_ns: int) -> tuple[bytes, int]:
+    fields = _FIELDS.pack(_RECORD_MAGIC, size, stored_at_ns, object_id)
+    return fields, xxh3_64_intdigest(fields)
 
 
 def _seal(data: Buffer, check: int, seals: bytes | None = None) -> int:

@@ -22,6 +22,7 @@ from blake3 import blake3
 from nexus.contracts.errors import NexusError
 from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import Extent, Leftovers, StoredObject
+from nexus.lib.chunking import Chunk
 from nexus.lib.disk import Disk, storage_error
 from nexus.lib.shared_rounds import SharedRounds
 from nexus.storage.object_store.compaction import Compaction
@@ -208,6 +209,26 @@ class SegmentObjects(ObjectDatabase):
         if items:
             self._segments.append_locked(list(items.values()))
         return loose
+
+    def put_chunks(self, chunks: Sequence[Chunk]) -> None:
+        """Append the new ones as they are in memory; the others are compared, and healed."""
+        new: dict[bytes, Chunk] = {}
+        others: list[Chunk] = []
+        with self._segments.locked("store", self._segments.root):
+            for chunk in chunks:
+                key = bytes.fromhex(chunk.object_id)
+                if (
+                    chunk.size > self._largest_bytes
+                    or self._segments.entry_locked(key) is not None
+                    or self._is_loose_locked(chunk.object_id)
+                ):
+                    others.append(chunk)
+                else:
+                    new[key] = chunk
+            if new:
+                self._segments.append_chunks_locked(new, self._clock_ns())
+        if others:
+            super().put_chunks(others)
 
     def _may_be_loose_locked(self) -> bool:
         if self._any_loose is None:

@@ -29,7 +29,7 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -42,6 +42,7 @@ from nexus.contracts.errors import (
 )
 from nexus.contracts.metadata import Buffer
 from nexus.lib.block_seals import BLOCK_BYTES
+from nexus.lib.chunking import Chunk
 from nexus.lib.disk import Disk, storage_error
 from nexus.storage.object_store.entry import Entry, Place
 from nexus.storage.object_store.object_index import (
@@ -54,6 +55,7 @@ from nexus.storage.object_store.segment_file import (
     FIRST_OFFSET,
     UNIT,
     SegmentFile,
+    chunk_header,
     padding,
     record_bytes,
     record_header,
@@ -225,20 +227,59 @@ class SegmentSet:
             start = stop
 
     def _write_locked(self, segment: SegmentFile, items: Sequence[Item], length: int) -> None:
+        parts = _parts(items)
+        if len(parts) > 1 and len(items) > 1:
+            parts = [b"".join(parts)]
+        sizes = ((key, len(data), at_ns) for key, data, at_ns, _ in items)
+        self._write_parts_locked(segment, parts, length, sizes)
+
+    def append_chunks_locked(self, chunks: Mapping[bytes, Chunk], at_ns: int) -> None:
+        """Append the records of chunks, without joining their parts, and then their entries."""
+        run: list[tuple[bytes, Chunk]] = []
+        length = 0
+        for key, chunk in chunks.items():
+            more = record_bytes(chunk.size)
+            if self._active is None or self._end + length + more > self.segment_bytes:
+                self._write_chunks_locked(run, length, at_ns)
+                run, length = [], 0
+                if self._active is None or self._end > FIRST_OFFSET:
+                    self._start_segment_locked()
+            run.append((key, chunk))
+            length += more
+        self._write_chunks_locked(run, length, at_ns)
+
+    def _write_chunks_locked(
+        self, chunks: Sequence[tuple[bytes, Chunk]], length: int, at_ns: int
+    ) -> None:
+        if not chunks:
+            return
+        assert self._active is not None
+        parts: list[Buffer] = []
+        for key, chunk in chunks:
+            parts += _chunk_parts(key, chunk, at_ns)
+        sizes = ((key, chunk.size, at_ns) for key, chunk in chunks)
+        self._write_parts_locked(self._active, parts, length, sizes)
+
+    def _write_parts_locked(
+        self,
+        segment: SegmentFile,
+        parts: list[Buffer],
+        length: int,
+        sizes: Iterable[tuple[bytes, int, int]],
+    ) -> None:
+        """Write records and enter them; ``sizes`` has the id, size and time of each object."""
         if self._zeros_ahead:
             self._write_zeros_locked(segment, self._end + length)
         entries: list[Entry] = []
         end = self._end
-        for key, data, at_ns, _ in items:
-            entries.append(Entry(key, segment.number, end // UNIT, len(data), 0, at_ns))
-            end += record_bytes(len(data))
+        for key, size, at_ns in sizes:
+            entries.append(Entry(key, segment.number, end // UNIT, size, 0, at_ns))
+            end += record_bytes(size)
         self._unsynced.setdefault(segment.number, self._end)
-        parts = _parts(items)
-        if len(parts) > 1 and len(items) == 1:
+        if len(parts) > 1:
             self._disk.pwrite_parts(segment.fd, parts, self._end)
         else:
-            data = parts[0] if len(parts) == 1 else b"".join(parts)
-            self._disk.pwrite_all(segment.fd, data, self._end)
+            self._disk.pwrite_all(segment.fd, parts[0], self._end)
         # Before the index: a record that an entry points to must not be written over.
         self._end = end
         self._indexed_locked(lambda index: index.add(entries))
@@ -496,6 +537,13 @@ def _parts(items: Sequence[Item]) -> list[Buffer]:
         else:
             parts += (record_header(key, data, at_ns, seals), data, padding(len(data)))
     return parts
+
+
+def _chunk_parts(key: bytes, chunk: Chunk, at_ns: int) -> list[Buffer]:
+    if chunk.size <= BLOCK_BYTES:
+        return [packed_record(key, bytes(chunk.joined()), at_ns)]
+    header = chunk_header(key, chunk.size, at_ns, chunk.seals)
+    return [header, *chunk.parts, padding(chunk.size)]
 
 
 @contextmanager
