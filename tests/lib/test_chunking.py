@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nexus.contracts.metadata import Buffer
 from nexus.lib.block_seals import block_seals
 from nexus.lib.chunking import (
     DEFAULT_CHUNKING,
@@ -55,7 +56,7 @@ def cut_at_once(
 
 
 def cut_stream(
-    pieces: Iterable[bytes | bytearray],
+    pieces: Iterable[Buffer],
     parameters: ChunkingParameters = SMALL,
     kernel: ModuleType | None = None,
 ) -> list[bytes]:
@@ -171,6 +172,32 @@ def test_a_piece_is_asked_for_only_when_the_one_before_is_used_up(
             yield buffer
 
     assert cut_stream(pieces(), SMALL, kernel) == cut_at_once(source)
+
+
+def test_a_chunk_has_few_parts_however_small_the_pieces_are(kernel: ModuleType | None) -> None:
+    data = random.Random(11).randbytes(20_000)
+    pieces = (data[start : start + 1] for start in range(len(data)))
+    runs = list(chunk_stream(pieces, SMALL, kernel=kernel))
+    most = SMALL.max_bytes // SMALL.min_bytes + 2
+    assert all(len(chunk.parts) <= most for run in runs for chunk in run)
+    assert b"".join(bytes_of(runs)) == data
+
+
+def test_pieces_of_bytes_that_nobody_can_write_to_are_not_copied() -> None:
+    data = random.Random(12).randbytes(3 << 20)
+    for piece in (data, memoryview(data)):
+        for run in chunk_stream([piece], kernel=rust()):
+            assert all(part.obj is data for chunk in run for part in chunk.parts)
+
+
+def test_a_view_that_is_not_the_whole_of_its_bytes_is_cut_as_what_it_shows(
+    kernel: ModuleType | None,
+) -> None:
+    data = random.Random(13).randbytes(5_000)
+    for view in (memoryview(data)[1:], memoryview(data)[:-1]):
+        assert cut_stream([view], SMALL, kernel) == cut_at_once(bytes(view))
+    backwards = memoryview(data)[::-1]
+    assert cut_stream([backwards], SMALL, rust()) == cut_at_once(data[::-1])
 
 
 def test_an_exception_of_the_iterable_reaches_the_caller(kernel: ModuleType | None) -> None:

@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 _KERNEL: Final = chosen().module
 _STEP_BYTES = 1 << 20
 
-_LEAST_PIECE_BYTES = 64 << 10
-"""Smaller pieces are joined: a chunk then has few parts, however it was fed."""
-
 
 class ChunkingParameters(msgspec.Struct, frozen=True):
     """Where content is cut. Changing them changes the ids of everything over the threshold."""
@@ -81,9 +78,9 @@ def chunk_buffer(
     """Yield the chunks of bytes in memory, several at a time."""
     if kernel is None:
         return ([_chunk(chunk.data)] for chunk in _cutter(parameters).cut_buf(data))
-    if isinstance(data, bytes):
-        return _sealed((data,), _sealer(kernel, parameters))
     view = memoryview(data)
+    if isinstance(view.obj, bytes):
+        return _sealed((_held(view),), _sealer(kernel, parameters))
     steps = (view[at : at + _STEP_BYTES] for at in range(0, len(view), _STEP_BYTES))
     return _sealed(map(bytes, steps), _sealer(kernel, parameters))
 
@@ -103,7 +100,7 @@ def chunk_stream(
     if kernel is None:
         cut = _cutter(parameters).cut_stream(_PieceReader(pieces))
         return ([_chunk(memoryview(bytes(chunk.data)))] for chunk in cut)
-    return _sealed(_gathered(pieces), _sealer(kernel, parameters))
+    return _sealed(_gathered(pieces, parameters.min_bytes), _sealer(kernel, parameters))
 
 
 def _chunk(data: memoryview) -> Chunk:
@@ -117,15 +114,14 @@ def _sealer(kernel: ModuleType, parameters: ChunkingParameters) -> ChunkSealer:
     return sealer
 
 
-def _gathered(pieces: Iterable[Buffer]) -> Iterator[bytes]:
-    """Yield large pieces as they are, and small ones joined."""
+def _gathered(pieces: Iterable[Buffer], least_bytes: int) -> Iterator[bytes]:
+    """Yield pieces as they are, small ones joined: a chunk has few parts, however it was fed."""
     gathered = bytearray()
     for piece in pieces:
-        # What is not bytes, its owner may fill again.
-        held = piece if isinstance(piece, bytes) else bytes(piece)
-        if len(held) < _LEAST_PIECE_BYTES:
+        held = _held(piece)
+        if len(held) < least_bytes:
             gathered += held
-            if len(gathered) < _LEAST_PIECE_BYTES:
+            if len(gathered) < least_bytes:
                 continue
             held = b""
         if gathered:
@@ -135,6 +131,14 @@ def _gathered(pieces: Iterable[Buffer]) -> Iterator[bytes]:
             yield held
     if gathered:
         yield bytes(gathered)
+
+
+def _held(piece: Buffer) -> bytes:
+    """Return the bytes of a piece, copied unless nobody can write to them again."""
+    if isinstance(piece, memoryview) and isinstance(piece.obj, bytes):
+        whole = piece.c_contiguous and piece.nbytes == len(piece.obj)
+        return piece.obj if whole else bytes(piece)
+    return piece if isinstance(piece, bytes) else bytes(piece)
 
 
 def _sealed(pieces: Iterable[bytes], sealer: ChunkSealer) -> Iterator[list[Chunk]]:

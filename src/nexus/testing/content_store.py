@@ -404,19 +404,20 @@ class ContentStoreSuite:
     def test_the_chunks_of_a_write_in_flight_are_kept(self, store: ContentStoreABC) -> None:
         taken: list[bool] = []
 
+        before = [self.large(seed) for seed in range(6)]  # some may be stored later than fed
+
         def pieces() -> Iterator[bytes]:
-            yield self.large()
-            yield self.large(1)
+            yield from before
             store.begin_collection()
             written = [found.object_id for found in store.list_objects()]
             assert written
             taken.extend(store.quarantine_object(object_id) for object_id in written)
-            yield self.large(2)
+            yield self.large(6)
             store.end_collection()
 
         etag = store.write_content(pieces()).etag
         assert not any(taken)
-        assert store.read_content(etag) == self.large() + self.large(1) + self.large(2)
+        assert store.read_content(etag) == b"".join(before) + self.large(6)
 
     def test_pinning_during_a_collection_brings_back_what_was_taken(
         self, store: ContentStoreABC

@@ -28,7 +28,7 @@ from nexus.contracts.errors import (
 )
 from nexus.contracts.object_store import ContentStoreABC, Extent
 from nexus.lib.block_seals import BLOCK_BYTES, block_seals
-from nexus.lib.chunking import ChunkingParameters
+from nexus.lib.chunking import Chunk, ChunkingParameters
 from nexus.lib.content_id import object_id_of
 from nexus.lib.disk import Disk
 from nexus.lib.native import Choice
@@ -653,6 +653,63 @@ def test_the_record_of_a_large_object_is_sealed_by_its_block_seals(large: Segmen
         for seals in (None, block_seals(LARGE))
     )
     assert derived == known
+
+
+def in_parts(data: bytes, part_bytes: int) -> Chunk:
+    view = memoryview(data)
+    parts = tuple(view[at : at + part_bytes] for at in range(0, len(data), part_bytes))
+    return Chunk(object_id_of(data), len(data), block_seals(data), parts)
+
+
+def test_chunks_in_parts_are_stored_as_their_joined_bytes(large: SegmentObjects):
+    source = random.Random(7)
+    stored = [source.randbytes(size) for size in (1, BLOCK_BYTES, BLOCK_BYTES + 1, 300_003)]
+    chunks = [in_parts(data, 50_001) for data in stored]
+    large.put_chunks([*chunks, chunks[0]])
+    for data in stored:
+        assert large.get(object_id_of(data)) == data
+        assert large.verify(object_id_of(data)) == len(data)
+
+
+def test_a_run_of_chunks_longer_than_a_segment_fills_several(place: Place):
+    objects = place.open()
+    stored = [sample(number, 1_500) for number in range(7)]
+    objects.put_chunks([in_parts(data, 700) for data in stored])
+    assert_holds(objects, {object_id_of(data): data for data in stored})
+    assert len(place.segment_files()) == 4
+    objects.close()
+    assert_holds(place.open(), {object_id_of(data): data for data in stored})
+
+
+def test_a_chunk_too_large_for_a_segment_lies_loose(place: Place):
+    objects = place.open()
+    data = sample(0, LARGEST_BYTES + 1)
+    objects.put_chunks([in_parts(data, 700)])
+    assert objects.get(object_id_of(data)) == data
+    assert place.segment_files() == []
+
+
+def test_a_chunk_that_is_stored_already_is_healed_and_brought_back(
+    large: SegmentObjects, tmp_path: Path
+):
+    Place(tmp_path / "large").flip_in(LARGE, BLOCK_BYTES + 5)
+    large.put_chunks([in_parts(LARGE, 70_000)])
+    assert large.get(object_id_of(LARGE)) == LARGE
+    large.set_aside(object_id_of(LARGE), 1)
+    large.put_chunks([in_parts(LARGE, 70_000)])
+    assert large.get(object_id_of(LARGE)) == LARGE
+
+
+def test_a_run_of_chunks_that_meets_a_full_disk_can_be_stored_again(place: Place):
+    disk = FaultyDisk()
+    objects = place.open(disk=disk)
+    put(objects, sample(99))
+    chunks = [in_parts(sample(number), 250) for number in range(3)]
+    disk.fail("pwrite_all", errno.ENOSPC)
+    with pytest.raises(NoSpaceError):
+        objects.put_chunks(chunks)
+    objects.put_chunks(chunks)
+    assert_holds(objects, {object_id_of(sample(number)): sample(number) for number in range(3)})
 
 
 def test_a_part_is_not_handed_out_from_a_damaged_block_nor_refused_from_a_whole_one(
