@@ -25,7 +25,7 @@ def build(sizes: list[int]) -> Manifest:
     return builder.finish()
 
 
-def header(total: int, count: int, magic: bytes = b"NXCM", version: int = 2) -> bytes:
+def header(total: int, count: int, magic: bytes = b"NXCM", version: int = 3) -> bytes:
     return struct.pack("<4sIQI", magic, version, total, count)
 
 
@@ -41,7 +41,7 @@ def test_decoding_gives_back_what_was_encoded(sizes: list[int]) -> None:
 
 def test_the_layout_is_the_documented_one() -> None:
     encoded = build([5, 65_537]).encoded
-    assert encoded[:20] == b"NXCM" + bytes([2, 0, 0, 0, 6, 0, 1, 0, 0, 0, 0, 0, 2, 0, 0, 0])
+    assert encoded[:20] == b"NXCM" + bytes([3, 0, 0, 0, 6, 0, 1, 0, 0, 0, 0, 0, 2, 0, 0, 0])
     assert encoded[20:56] == bytes.fromhex(object_id_of(b"0")) + bytes([5, 0, 0, 0])
     assert encoded[88:92] == bytes([1, 0, 1, 0])
     assert encoded[92:] == bytes(8) + bytes([1] * 16)
@@ -56,7 +56,7 @@ def test_the_layout_is_the_documented_one() -> None:
         header(1, 1),
         header(1, 2**32 - 1) + bytes(44),
         header(5, 1, magic=b"NXCN") + bytes(32) + b"\5\0\0\0" + bytes(8),
-        header(5, 1, version=1) + bytes(32) + b"\5\0\0\0" + bytes(8),
+        header(5, 1, version=2) + bytes(32) + b"\5\0\0\0" + bytes(8),
         header(6, 1) + bytes(32) + b"\5\0\0\0" + bytes(8),
         header(0, 1) + bytes(44),
         header(5, 1) + bytes(32) + b"\5\0\0\0" + bytes(8) + b"\0",

@@ -5,7 +5,7 @@ block map. All numbers are unsigned and little endian::
 
     offset  bytes  field
     0       4      magic, "NXCM"
-    4       4      version, 2
+    4       4      version, 3
     8       8      total size of the content in bytes
     16      4      number of chunks, at least 1
     20      36     for each chunk: its BLAKE3 hash (32 bytes), its size in bytes (4)
@@ -14,7 +14,7 @@ block map. All numbers are unsigned and little endian::
 The hash names a chunk; the seals are what a read checks, at a fraction of the cost and only of
 the blocks that it wants. The manifest's own hash covers both.
 
-Version 2 also stands for the chunking that made the list (:data:`DEFAULT_CHUNKING` in
+Version 3 also stands for the chunking that made the list (:data:`DEFAULT_CHUNKING` in
 :mod:`nexus.lib.chunking`): other parameters give other ids, so they need another version.
 
 1. There is one encoding of a list of chunks: decoding and encoding again gives the same bytes.
@@ -34,7 +34,7 @@ from typing import NamedTuple
 from nexus.lib.block_seals import SEAL_BYTES, block_count
 
 MAGIC = b"NXCM"
-VERSION = 2
+VERSION = 3
 HASH_BYTES = 32
 
 _HEADER = struct.Struct("<4sIQI")
