@@ -247,11 +247,11 @@ class KernelDispatch:
             else:
                 result = handled.result
             failed = False
-            return result
         finally:
             self._end(account)
             if self._tables.meter is not None:
                 self._measure(point, ctx, started, failed)
+        return result
 
     def steps(self, point: HookPoint[C, R], ctx: C, call: Callable[[C], Steps[R]]) -> Steps[R]:
         """As :meth:`run`, for a call that may wait, in a thread or a task.

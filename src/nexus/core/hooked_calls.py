@@ -139,8 +139,10 @@ class HookedCalls:
 
     def write_file(self, request: WriteRequest, who: OperationContext) -> Stat:
         path = normalize("append" if request.append else "write", request.path)
-        ctx = WriteContext(path, who, request.buf, None, request.precondition)
-        ctx.create, ctx.parents, ctx.append = request.create, request.parents, request.append
+        condition, append = request.precondition, request.append
+        ctx = WriteContext(
+            path, who, request.buf, None, condition, request.create, request.parents, append
+        )
         return self._dispatch.run(WRITE, ctx, self._write_file)
 
     def _write_file(self, ctx: WriteContext) -> Stat:

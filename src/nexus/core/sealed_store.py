@@ -367,10 +367,8 @@ class SealedStore:
                 self._head, self._head_version = Head._make(fields), found[1]
         return self._head
 
-    def _link_locked(self, revision: int, newest: _Link) -> bytes:
+    def _link_of(self, revision: int) -> bytes:
         """Return the record of a commit, empty where it has none."""
-        if revision and newest[0] == revision:
-            return newest[1]
         record = self.get(CHAIN + _REVISION.pack(revision)) if revision else None
         return record.payload if record else b""
 
@@ -473,9 +471,11 @@ class SealedStore:
         """Return the head after a mutation, the newest link, its rows, and the records it puts."""
         at_revision = mutation.at_revision
         if mutation.chain is not None:
-            link = head[0] + 1, mutation.chain(head[0] + 1, self._link_locked(head[4], link))
+            before, records, seals, start, end = head
+            previous = link[1] if link[0] == end else self._link_of(end)
+            link = before + 1, mutation.chain(before + 1, previous)
             at_revision = [*at_revision, (CHAIN, link[1], b"")]
-            head = (*head[:4], link[0])
+            head = before, records, seals, start, before + 1
         if mutation.journal_start is not None:
             head = (*head[:3], max(head[3], mutation.journal_start), head[4])
         rows, written, head = seal_commit(
