@@ -13,6 +13,7 @@ Invariants:
 2. The commit that grants a hold removes the records of holds that have ended. So while the record
    of a hold is there, nobody was granted a lock that it excludes.
 3. Holds are found again at the next start, and expire by the same clock.
+4. A call that is interrupted holds nothing: it names the id of its hold before it asks for one.
 
 Lock order: the I/O lock, a stripe (level ADVISORY), SealedStore's turn; the semaphore's mutex
 under any of them. Nobody waits for an advisory lock with a stripe or an I/O lock held.
@@ -43,7 +44,7 @@ from nexus.core.metadata_codec import decode_versioned
 from nexus.core.record_seal import Sealed
 from nexus.core.sealed_store import Mutation, SealedStore, revision_key, revision_of
 from nexus.lib.lock_order import Level, ordered_lock
-from nexus.lib.semaphore import VFSSemaphore
+from nexus.lib.semaphore import VFSSemaphore, new_holder_id
 
 PREFIX: Final = b"L"
 LOCK_VERSION: Final = b"\x01"
@@ -95,8 +96,14 @@ class LocalLockManager(LockManagerABC):
 
     def acquire(self, request: LockRequest, timeout_s: float = 0.0) -> LockHold | None:
         name = _name(request.context.zone_id, request.path)
-        lock_id = self._semaphore.acquire(name, *_terms(request, timeout_s))
-        return None if lock_id is None else self._record(name, lock_id, request)
+        terms = _terms(request, timeout_s)
+        lock_id = new_holder_id()
+        try:
+            granted = self._semaphore.acquire(name, *terms, lock_id)
+            return None if granted is None else self._record(name, lock_id, request)
+        except BaseException:  # also an interrupt, after the grant
+            self._semaphore.release(name, lock_id)
+            raise
 
     async def acquire_async(self, request: LockRequest, timeout_s: float = 0.0) -> LockHold | None:
         import asyncio  # at the top it would cost every start of the kernel
@@ -107,33 +114,36 @@ class LocalLockManager(LockManagerABC):
             return None
         recording = _Recording(self, request)
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(None, recording.run, partial(self._record, name, lock_id))
+        work = loop.run_in_executor(None, recording.run, partial(self._try_record, name, lock_id))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             recording.abandon()
             raise
 
-    def _record(self, name: str, lock_id: str, request: LockRequest) -> LockHold | None:
-        """Commit a hold that the semaphore granted; None where it has ended in the meantime."""
+    def _try_record(self, name: str, lock_id: str, request: LockRequest) -> LockHold | None:
         try:
-            with self._stripe(name):
-                expires_at_ns = self._semaphore.ends_at_ns(name, lock_id)
-                if expires_at_ns is None:
-                    return None
-                record = _record_of(request, lock_id, self._clock_ns(), expires_at_ns)
-                mutation = Mutation()
-                known = self._known_beside(name, mutation)
-                mutation.put_at_revision(_prefix(name), encode_lock(record))
-                self._stale.add(name)  # until the outcome of the commit is known
-                token, _ = self._store.commit(mutation, durable=self._durable)
-                self._stale.discard(name)
-                hold = _hold_of(request.path, token, record)
-                self._holds[name] = known | {lock_id: hold}
-                return hold
+            return self._record(name, lock_id, request)
         except BaseException:
             self._semaphore.release(name, lock_id)
             raise
+
+    def _record(self, name: str, lock_id: str, request: LockRequest) -> LockHold | None:
+        """Commit a hold that the semaphore granted; None where it has ended in the meantime."""
+        with self._stripe(name):
+            expires_at_ns = self._semaphore.ends_at_ns(name, lock_id)
+            if expires_at_ns is None:
+                return None
+            record = _record_of(request, lock_id, self._clock_ns(), expires_at_ns)
+            mutation = Mutation()
+            known = self._known_beside(name, mutation)
+            mutation.put_at_revision(_prefix(name), encode_lock(record))
+            self._stale.add(name)  # until it is known what the commit did
+            token, _ = self._store.commit(mutation, durable=self._durable)
+            hold = _hold_of(request.path, token, record)
+            self._holds[name] = known | {lock_id: hold}
+            self._stale.discard(name)
+            return hold
 
     def _known_beside(self, name: str, mutation: Mutation) -> dict[str, LockHold]:
         """Return the live holds beside a new one, and have its commit remove what has ended."""
