@@ -41,6 +41,7 @@ from nexus.contracts.lock_manager import (
     LockRequest,
 )
 from nexus.core.metadata_codec import decode_versioned
+from nexus.core.primitives import seal_record
 from nexus.core.record_seal import Sealed
 from nexus.core.sealed_store import Mutation, SealedStore, revision_key, revision_of
 from nexus.lib.lock_order import Level, ordered_lock
@@ -74,6 +75,14 @@ class LockRecord(msgspec.Struct, frozen=True, array_like=True):
 _decode = msgspec.msgpack.Decoder(LockRecord).decode
 
 
+class _Held(msgspec.Struct, frozen=True, gc=False):
+    """A hold with its record, which stands in the store unless there was a doubt since."""
+
+    hold: LockHold
+    record: Sealed
+    doubts: int
+
+
 class LocalLockManager(LockManagerABC):
     """Advisory locks of every zone of one store. Shared by all threads."""
 
@@ -87,7 +96,10 @@ class LocalLockManager(LockManagerABC):
         self._stripes = tuple(ordered_lock(Level.ADVISORY) for _ in range(_STRIPES))
         # By name, then lock id; changed under the stripe of the name by replacing the inner
         # dict, so that readers need no lock. May still list what has expired.
-        self._holds: dict[str, dict[str, LockHold]] = {}
+        self._holds: dict[str, dict[str, _Held]] = {}
+        self._is_ours = store.cacheable
+        self._doubts = 0  # how often nobody knew what a commit did
+        store.on_uncertain(self._doubt)
         # Names that may have records of holds that ended, beyond those in _holds.
         self._stale: set[str] = set()
         self._restore()
@@ -137,21 +149,23 @@ class LocalLockManager(LockManagerABC):
             record = _record_of(request, lock_id, self._clock_ns(), expires_at_ns)
             mutation = Mutation()
             known = self._known_beside(name, mutation)
-            mutation.put_at_revision(_prefix(name), encode_lock(record))
+            prefix, payload, doubts = _prefix(name), encode_lock(record), self._doubts
+            mutation.put_at_revision(prefix, payload)
             self._stale.add(name)  # until it is known what the commit did
             token, _ = self._store.commit(mutation, durable=self._durable)
             hold = _hold_of(request.path, token, record)
-            self._holds[name] = known | {lock_id: hold}
+            held = _Held(hold, _sealed_at(prefix, payload, token), doubts)
+            self._holds[name] = known | {lock_id: held}
             self._stale.discard(name)
             return hold
 
-    def _known_beside(self, name: str, mutation: Mutation) -> dict[str, LockHold]:
+    def _known_beside(self, name: str, mutation: Mutation) -> dict[str, _Held]:
         """Return the live holds beside a new one, and have its commit remove what has ended."""
         listed = self._holds.get(name)
         if listed is None and name not in self._stale:
             return {}
         listed, live = listed or {}, self._live(name)
-        known = {lock_id: hold for lock_id, hold in listed.items() if lock_id in live}
+        known = {lock_id: held for lock_id, held in listed.items() if lock_id in live}
         if name in self._stale or len(known) < len(listed):
             for ended in self._ended(name, live):
                 mutation.delete(ended)
@@ -164,30 +178,31 @@ class LocalLockManager(LockManagerABC):
         _, _, ttl_ms = _terms(request, 0)
         name = _name(zone_id, path)
         with self._stripe(name):
-            hold = self._holds.get(name, {}).get(lock_id)
-            if hold is None or not self._semaphore.extend(name, lock_id, ttl_ms):
+            held = self._holds.get(name, {}).get(lock_id)
+            if held is None or not self._semaphore.extend(name, lock_id, ttl_ms):
                 return None
             expires_at_ns = self._semaphore.ends_at_ns(name, lock_id)
-            record = self._store.get(_prefix(name) + revision_key(hold.token))
+            record = self._record_in(held)
             if expires_at_ns is None or record is None:
                 return None
             changed = msgspec.structs.replace(
                 decode_lock(record), ttl_ms=ttl_ms, expires_at_ns=expires_at_ns
             )
-            mutation = Mutation()
+            mutation, doubts = Mutation(), self._doubts
             mutation.put(record.key, encode_lock(changed), record)
-            self._store.commit(mutation, durable=self._durable)
-            hold = msgspec.structs.replace(hold, expires_at=expires_at_ns / 1e9)
-            self._holds[name] = self._holds[name] | {lock_id: hold}
+            _, (record,) = self._store.commit(mutation, durable=self._durable)
+            hold = msgspec.structs.replace(held.hold, expires_at=expires_at_ns / 1e9)
+            self._holds[name] = self._holds[name] | {lock_id: _Held(hold, record, doubts)}
             return hold
 
     def release(self, zone_id: str, path: str, lock_id: str) -> bool:
         name = _name(zone_id, path)
         with self._stripe(name):
-            hold = self._holds.get(name, {}).get(lock_id)
-            if hold is None:
+            listed = self._holds.get(name)
+            held = None if listed is None else listed.get(lock_id)
+            if held is None:
                 return False
-            record = self._store.get(_prefix(name) + revision_key(hold.token))
+            record = self._record_in(held)
             if record is not None:
                 self._drop([record])
             self._forget(name, lock_id)
@@ -217,6 +232,15 @@ class LocalLockManager(LockManagerABC):
         """Return the records of holds that have ended."""
         return [r for r in self._records(name) if decode_lock(r).lock_id not in live]
 
+    def _record_in(self, held: _Held) -> Sealed | None:
+        """Return the record of a hold as it stands in the store."""
+        if held.doubts == self._doubts and self._is_ours:
+            return held.record
+        return self._store.get(held.record.key)
+
+    def _doubt(self) -> None:
+        self._doubts += 1
+
     def _drop(self, records: list[Sealed]) -> None:
         if records:
             self._store.commit(Mutation(reclaim=True, deletes=records), durable=self._durable)
@@ -228,7 +252,7 @@ class LocalLockManager(LockManagerABC):
         if len(listed) == 1:
             del self._holds[name]
         else:
-            self._holds[name] = {i: hold for i, hold in listed.items() if i != lock_id}
+            self._holds[name] = {i: held for i, held in listed.items() if i != lock_id}
 
     # -- looking ------------------------------------------------------------------------------
 
@@ -240,11 +264,11 @@ class LocalLockManager(LockManagerABC):
             else [n for n in list(self._holds) if zone == n[: len(zone)]]
         )
         found = [
-            hold
+            held.hold
             for name in names
-            if (holds := self._holds.get(name)) and (live := self._live(name))
-            for hold in holds.values()
-            if hold.lock_id in live
+            if (listed := self._holds.get(name)) and (live := self._live(name))
+            for lock_id, held in listed.items()
+            if lock_id in live
         ]
         return sorted(found, key=lambda hold: hold.token)
 
@@ -274,7 +298,8 @@ class LocalLockManager(LockManagerABC):
                 self._semaphore.restore(
                     name, record.lock_id, _bears(record.mode, record.max_holders), expires_at_ns
                 )
-                self._holds[name] = self._holds.get(name, {}) | {record.lock_id: hold}
+                held = _Held(hold, sealed, self._doubts)
+                self._holds[name] = self._holds.get(name, {}) | {record.lock_id: held}
 
     def _stripe(self, name: str) -> AbstractContextManager[object]:
         return self._stripes[hash(name) % _STRIPES]
@@ -352,11 +377,13 @@ def _terms(request: LockRequest, timeout_s: float) -> tuple[int, int, int]:
     elif limit is not None and not (mode == EXCLUSIVE and limit == 1):
         raise _bad(path, f"max_holders={shown(limit)} is for counting locks, not for {mode} ones")
     ttl_s = request.ttl_s
-    if not _is_number(ttl_s):
+    if type(ttl_s) is not float and not _is_number(ttl_s):
         raise _bad(path, f"ttl is {shown(ttl_s)}, not a number of seconds")
     if not 0.001 <= ttl_s <= MAX_TTL_S:
         raise _bad(path, f"ttl is {shown(ttl_s)}, not within 0.001 and {MAX_TTL_S:g} seconds")
-    if not _is_number(timeout_s) or not 0 <= timeout_s <= _LONGEST_WAIT_S:
+    if type(timeout_s) is not float and not _is_number(timeout_s):
+        raise _bad(path, f"timeout is {shown(timeout_s)}, not a number of seconds")
+    if not 0 <= timeout_s <= _LONGEST_WAIT_S:
         raise _bad(path, f"timeout is {shown(timeout_s)}, not a number of seconds")
     return _bears(mode, limit), math.ceil(timeout_s * 1000), math.ceil(ttl_s * 1000)
 
@@ -373,6 +400,13 @@ def _bears(mode: str, max_holders: int | None) -> int:
     if mode == SHARED:
         return _ANY_NUMBER
     return max_holders or 1
+
+
+def _sealed_at(prefix: bytes, payload: bytes, revision: int) -> Sealed:
+    """Return the record that a commit put at its revision."""
+    at = revision_key(revision)
+    key = prefix + at
+    return Sealed(key, payload, revision, seal_record(key, payload, at)[1])
 
 
 def _record_of(request: LockRequest, lock_id: str, now_ns: int, expires_at_ns: int) -> LockRecord:

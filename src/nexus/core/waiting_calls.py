@@ -34,7 +34,7 @@ class WaitingCalls:
         hold = None
         try:
             hold = self.locks.acquire(request, timeout_s)
-            return _id_of(hold)
+            return None if hold is None else LockId(hold)
         except BaseException:
             self._give_back(hold, request)
             raise
