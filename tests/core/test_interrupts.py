@@ -25,6 +25,7 @@ from nexus.sdk import fsck
 from nexus.testing.interrupts import interruptible
 
 CORE = str(Path(nexus.core.__file__).parent)
+SOURCE = str(Path(CORE).parent)
 
 
 @pytest.fixture
@@ -34,23 +35,23 @@ def nx() -> Iterator[NexusFS]:
         yield filesystem
 
 
-def is_with(frame: FrameType) -> bool:
-    """Whether the line is that of a with statement.
+def sees_no_signal(frame: FrameType) -> bool:
+    """Whether a tracer is told of the line where the interpreter looks at no signal.
 
-    A tracer sees it again on the way out, just before the block is left, where the interpreter
-    looks at no signal.
+    That of a with statement it sees again on the way out, just before the block is left; that of a
+    try statement is no step at all.
     """
-    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-    return line.lstrip().startswith("with ")
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
+    return line.startswith(("with ", "try:"))
 
 
-def interrupted_at(step: int, call: Callable[[], object]) -> bool:
+def interrupted_at(step: int, call: Callable[[], object], within: str = CORE) -> bool:
     """Run a call, raising at its ``step``-th line within the kernel; False where it has fewer."""
     left = step
 
     def each_line(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
-        if event == "line" and not is_with(frame):
+        if event == "line" and not sees_no_signal(frame):
             left -= 1
             if left == 0:
                 raise KeyboardInterrupt
@@ -59,7 +60,7 @@ def interrupted_at(step: int, call: Callable[[], object]) -> bool:
     def each_frame(frame: FrameType, _event: str, _: Any) -> Any:
         code = frame.f_code
         # What is raised while an object is given back reaches nobody.
-        watched = code.co_filename.startswith(CORE) and code.co_name != "__del__"
+        watched = code.co_filename.startswith(within) and code.co_name != "__del__"
         return each_line if left > 0 and watched else None
 
     before = sys.gettrace()
@@ -118,6 +119,21 @@ def test_a_call_interrupted_at_any_line_leaves_old_or_new_and_holds_nothing(
             nx.sys_unlock("/d/f", force=True)
             assert nx.sys_unlock("/d/f", nx.lock("/d/f", timeout=0)), step
     assert step > 20
+    assert fsck(nx).clean
+
+
+def test_a_lock_whose_taking_is_interrupted_at_any_line_is_free_for_the_next(nx: NexusFS) -> None:
+    before = len(list(nx.store.iterate_unverified()))
+    for step in count(1):
+        path = f"/lock-{step}"
+        if not interrupted_at(step, lambda path=path: nx.sys_lock(path), SOURCE):  # type: ignore[misc]
+            break
+        assert nx.waiting.locks.holds("root", path) == [], step
+        lock = nx.sys_lock(path)
+        assert lock is not None, step
+        assert nx.sys_unlock(path, lock)
+        assert len(list(nx.store.iterate_unverified())) == before, step
+    assert step > 60
     assert fsck(nx).clean
 
 

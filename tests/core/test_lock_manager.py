@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nexus.contracts.context import ROOT_ZONE_ID
-from nexus.contracts.errors import ConflictError, CorruptionError
+from nexus.contracts.errors import ConflictError, CorruptionError, StorageFailedError
 from nexus.contracts.lock_manager import LockManagerABC
 from nexus.contracts.metastore import Batch
 from nexus.core.fsck import Checker
@@ -72,10 +72,50 @@ def test_totals_stay_right_through_grants_and_releases():
         if hold and number % 5 == 0:
             locks.release(ROOT_ZONE_ID, hold.path, hold.lock_id)
         clock.advance(1)
+    assert_totals_are_right(store)
+
+
+def assert_totals_are_right(store: SealedStore) -> None:
     records = [record for _, record in store.iterate_unverified() if record]
     head = store.head()
     assert head.records == len(records)
     assert head.seal_sum == sum(record.seal for record in records) % 2**64
+
+
+class AnswersNobody(MemoryMetastore):
+    """Commits, and where it is told to fails afterwards."""
+
+    fails = False
+
+    def commit(self, *arguments: Any, **options: Any) -> int:
+        revision = super().commit(*arguments, **options)
+        if self.fails:
+            raise StorageFailedError("commit", None, "nobody knows what became of it")
+        return revision
+
+
+@pytest.mark.parametrize("doubtful", ["release", "extend", "another's"])
+def test_a_lock_is_released_as_it_is_stored_after_a_commit_that_nobody_knows_of(doubtful: str):
+    metastore = AnswersNobody()
+    store = SealedStore(metastore)
+    locks = LocalLockManager(store, ManualClock())
+    hold, other = locks.acquire(wanted("/a")), locks.acquire(wanted("/b"))
+    assert hold
+    assert other
+    calls: dict[str, Callable[[], object]] = {
+        "release": lambda: locks.release(ROOT_ZONE_ID, "/a", hold.lock_id),
+        "extend": lambda: locks.extend(wanted("/a", ttl_s=60), hold.lock_id),
+        "another's": lambda: locks.acquire(wanted("/c")),
+    }
+    metastore.fails = True
+    with pytest.raises(StorageFailedError):
+        calls[doubtful]()
+    metastore.fails = False
+    assert locks.release(ROOT_ZONE_ID, "/b", other.lock_id)
+    assert locks.release(ROOT_ZONE_ID, "/a", hold.lock_id)
+    assert_totals_are_right(store)
+    assert locks.acquire(wanted("/a"))
+    assert_totals_are_right(store)
 
 
 class TakenOverAfterTheCheck(LocalLockManager):

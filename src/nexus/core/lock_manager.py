@@ -13,6 +13,7 @@ Invariants:
 2. The commit that grants a hold removes the records of holds that have ended. So while the record
    of a hold is there, nobody was granted a lock that it excludes.
 3. Holds are found again at the next start, and expire by the same clock.
+4. A call that is interrupted holds nothing: it names the id of its hold before it asks for one.
 
 Lock order: the I/O lock, a stripe (level ADVISORY), SealedStore's turn; the semaphore's mutex
 under any of them. Nobody waits for an advisory lock with a stripe or an I/O lock held.
@@ -40,10 +41,11 @@ from nexus.contracts.lock_manager import (
     LockRequest,
 )
 from nexus.core.metadata_codec import decode_versioned
+from nexus.core.primitives import seal_record
 from nexus.core.record_seal import Sealed
 from nexus.core.sealed_store import Mutation, SealedStore, revision_key, revision_of
 from nexus.lib.lock_order import Level, ordered_lock
-from nexus.lib.semaphore import VFSSemaphore
+from nexus.lib.semaphore import VFSSemaphore, new_holder_id
 
 PREFIX: Final = b"L"
 LOCK_VERSION: Final = b"\x01"
@@ -73,6 +75,14 @@ class LockRecord(msgspec.Struct, frozen=True, array_like=True):
 _decode = msgspec.msgpack.Decoder(LockRecord).decode
 
 
+class _Held(msgspec.Struct, frozen=True, gc=False):
+    """A hold with its record, which stands in the store unless there was a doubt since."""
+
+    hold: LockHold
+    record: Sealed
+    doubts: int
+
+
 class LocalLockManager(LockManagerABC):
     """Advisory locks of every zone of one store. Shared by all threads."""
 
@@ -86,7 +96,10 @@ class LocalLockManager(LockManagerABC):
         self._stripes = tuple(ordered_lock(Level.ADVISORY) for _ in range(_STRIPES))
         # By name, then lock id; changed under the stripe of the name by replacing the inner
         # dict, so that readers need no lock. May still list what has expired.
-        self._holds: dict[str, dict[str, LockHold]] = {}
+        self._holds: dict[str, dict[str, _Held]] = {}
+        self._is_ours = store.cacheable
+        self._doubts = 0  # how often nobody knew what a commit did
+        store.on_uncertain(self._doubt)
         # Names that may have records of holds that ended, beyond those in _holds.
         self._stale: set[str] = set()
         self._restore()
@@ -95,8 +108,14 @@ class LocalLockManager(LockManagerABC):
 
     def acquire(self, request: LockRequest, timeout_s: float = 0.0) -> LockHold | None:
         name = _name(request.context.zone_id, request.path)
-        lock_id = self._semaphore.acquire(name, *_terms(request, timeout_s))
-        return None if lock_id is None else self._record(name, lock_id, request)
+        terms = _terms(request, timeout_s)
+        lock_id = new_holder_id()
+        try:
+            granted = self._semaphore.acquire(name, *terms, lock_id)
+            return None if granted is None else self._record(name, lock_id, request)
+        except BaseException:  # also an interrupt, after the grant
+            self._semaphore.release(name, lock_id)
+            raise
 
     async def acquire_async(self, request: LockRequest, timeout_s: float = 0.0) -> LockHold | None:
         import asyncio  # at the top it would cost every start of the kernel
@@ -107,41 +126,46 @@ class LocalLockManager(LockManagerABC):
             return None
         recording = _Recording(self, request)
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(None, recording.run, partial(self._record, name, lock_id))
+        work = loop.run_in_executor(None, recording.run, partial(self._try_record, name, lock_id))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             recording.abandon()
             raise
 
-    def _record(self, name: str, lock_id: str, request: LockRequest) -> LockHold | None:
-        """Commit a hold that the semaphore granted; None where it has ended in the meantime."""
+    def _try_record(self, name: str, lock_id: str, request: LockRequest) -> LockHold | None:
         try:
-            with self._stripe(name):
-                expires_at_ns = self._semaphore.ends_at_ns(name, lock_id)
-                if expires_at_ns is None:
-                    return None
-                record = _record_of(request, lock_id, self._clock_ns(), expires_at_ns)
-                mutation = Mutation()
-                known = self._known_beside(name, mutation)
-                mutation.put_at_revision(_prefix(name), encode_lock(record))
-                self._stale.add(name)  # until the outcome of the commit is known
-                token, _ = self._store.commit(mutation, durable=self._durable)
-                self._stale.discard(name)
-                hold = _hold_of(request.path, token, record)
-                self._holds[name] = known | {lock_id: hold}
-                return hold
+            return self._record(name, lock_id, request)
         except BaseException:
             self._semaphore.release(name, lock_id)
             raise
 
-    def _known_beside(self, name: str, mutation: Mutation) -> dict[str, LockHold]:
+    def _record(self, name: str, lock_id: str, request: LockRequest) -> LockHold | None:
+        """Commit a hold that the semaphore granted; None where it has ended in the meantime."""
+        with self._stripe(name):
+            expires_at_ns = self._semaphore.ends_at_ns(name, lock_id)
+            if expires_at_ns is None:
+                return None
+            record = _record_of(request, lock_id, self._clock_ns(), expires_at_ns)
+            mutation = Mutation()
+            known = self._known_beside(name, mutation)
+            prefix, payload, doubts = _prefix(name), encode_lock(record), self._doubts
+            mutation.put_at_revision(prefix, payload)
+            self._stale.add(name)  # until it is known what the commit did
+            token, _ = self._store.commit(mutation, durable=self._durable)
+            hold = _hold_of(request.path, token, record)
+            held = _Held(hold, _sealed_at(prefix, payload, token), doubts)
+            self._holds[name] = known | {lock_id: held}
+            self._stale.discard(name)
+            return hold
+
+    def _known_beside(self, name: str, mutation: Mutation) -> dict[str, _Held]:
         """Return the live holds beside a new one, and have its commit remove what has ended."""
         listed = self._holds.get(name)
         if listed is None and name not in self._stale:
             return {}
         listed, live = listed or {}, self._live(name)
-        known = {lock_id: hold for lock_id, hold in listed.items() if lock_id in live}
+        known = {lock_id: held for lock_id, held in listed.items() if lock_id in live}
         if name in self._stale or len(known) < len(listed):
             for ended in self._ended(name, live):
                 mutation.delete(ended)
@@ -154,30 +178,31 @@ class LocalLockManager(LockManagerABC):
         _, _, ttl_ms = _terms(request, 0)
         name = _name(zone_id, path)
         with self._stripe(name):
-            hold = self._holds.get(name, {}).get(lock_id)
-            if hold is None or not self._semaphore.extend(name, lock_id, ttl_ms):
+            held = self._holds.get(name, {}).get(lock_id)
+            if held is None or not self._semaphore.extend(name, lock_id, ttl_ms):
                 return None
             expires_at_ns = self._semaphore.ends_at_ns(name, lock_id)
-            record = self._store.get(_prefix(name) + revision_key(hold.token))
+            record = self._record_in(held)
             if expires_at_ns is None or record is None:
                 return None
             changed = msgspec.structs.replace(
                 decode_lock(record), ttl_ms=ttl_ms, expires_at_ns=expires_at_ns
             )
-            mutation = Mutation()
+            mutation, doubts = Mutation(), self._doubts
             mutation.put(record.key, encode_lock(changed), record)
-            self._store.commit(mutation, durable=self._durable)
-            hold = msgspec.structs.replace(hold, expires_at=expires_at_ns / 1e9)
-            self._holds[name] = self._holds[name] | {lock_id: hold}
+            _, (record,) = self._store.commit(mutation, durable=self._durable)
+            hold = msgspec.structs.replace(held.hold, expires_at=expires_at_ns / 1e9)
+            self._holds[name] = self._holds[name] | {lock_id: _Held(hold, record, doubts)}
             return hold
 
     def release(self, zone_id: str, path: str, lock_id: str) -> bool:
         name = _name(zone_id, path)
         with self._stripe(name):
-            hold = self._holds.get(name, {}).get(lock_id)
-            if hold is None:
+            listed = self._holds.get(name)
+            held = None if listed is None else listed.get(lock_id)
+            if held is None:
                 return False
-            record = self._store.get(_prefix(name) + revision_key(hold.token))
+            record = self._record_in(held)
             if record is not None:
                 self._drop([record])
             self._forget(name, lock_id)
@@ -207,6 +232,15 @@ class LocalLockManager(LockManagerABC):
         """Return the records of holds that have ended."""
         return [r for r in self._records(name) if decode_lock(r).lock_id not in live]
 
+    def _record_in(self, held: _Held) -> Sealed | None:
+        """Return the record of a hold as it stands in the store."""
+        if held.doubts == self._doubts and self._is_ours:
+            return held.record
+        return self._store.get(held.record.key)
+
+    def _doubt(self) -> None:
+        self._doubts += 1
+
     def _drop(self, records: list[Sealed]) -> None:
         if records:
             self._store.commit(Mutation(reclaim=True, deletes=records), durable=self._durable)
@@ -218,7 +252,7 @@ class LocalLockManager(LockManagerABC):
         if len(listed) == 1:
             del self._holds[name]
         else:
-            self._holds[name] = {i: hold for i, hold in listed.items() if i != lock_id}
+            self._holds[name] = {i: held for i, held in listed.items() if i != lock_id}
 
     # -- looking ------------------------------------------------------------------------------
 
@@ -230,11 +264,11 @@ class LocalLockManager(LockManagerABC):
             else [n for n in list(self._holds) if zone == n[: len(zone)]]
         )
         found = [
-            hold
+            held.hold
             for name in names
-            if (holds := self._holds.get(name)) and (live := self._live(name))
-            for hold in holds.values()
-            if hold.lock_id in live
+            if (listed := self._holds.get(name)) and (live := self._live(name))
+            for lock_id, held in listed.items()
+            if lock_id in live
         ]
         return sorted(found, key=lambda hold: hold.token)
 
@@ -264,7 +298,8 @@ class LocalLockManager(LockManagerABC):
                 self._semaphore.restore(
                     name, record.lock_id, _bears(record.mode, record.max_holders), expires_at_ns
                 )
-                self._holds[name] = self._holds.get(name, {}) | {record.lock_id: hold}
+                held = _Held(hold, sealed, self._doubts)
+                self._holds[name] = self._holds.get(name, {}) | {record.lock_id: held}
 
     def _stripe(self, name: str) -> AbstractContextManager[object]:
         return self._stripes[hash(name) % _STRIPES]
@@ -342,11 +377,13 @@ def _terms(request: LockRequest, timeout_s: float) -> tuple[int, int, int]:
     elif limit is not None and not (mode == EXCLUSIVE and limit == 1):
         raise _bad(path, f"max_holders={shown(limit)} is for counting locks, not for {mode} ones")
     ttl_s = request.ttl_s
-    if not _is_number(ttl_s):
+    if type(ttl_s) is not float and not _is_number(ttl_s):
         raise _bad(path, f"ttl is {shown(ttl_s)}, not a number of seconds")
     if not 0.001 <= ttl_s <= MAX_TTL_S:
         raise _bad(path, f"ttl is {shown(ttl_s)}, not within 0.001 and {MAX_TTL_S:g} seconds")
-    if not _is_number(timeout_s) or not 0 <= timeout_s <= _LONGEST_WAIT_S:
+    if type(timeout_s) is not float and not _is_number(timeout_s):
+        raise _bad(path, f"timeout is {shown(timeout_s)}, not a number of seconds")
+    if not 0 <= timeout_s <= _LONGEST_WAIT_S:
         raise _bad(path, f"timeout is {shown(timeout_s)}, not a number of seconds")
     return _bears(mode, limit), math.ceil(timeout_s * 1000), math.ceil(ttl_s * 1000)
 
@@ -363,6 +400,13 @@ def _bears(mode: str, max_holders: int | None) -> int:
     if mode == SHARED:
         return _ANY_NUMBER
     return max_holders or 1
+
+
+def _sealed_at(prefix: bytes, payload: bytes, revision: int) -> Sealed:
+    """Return the record that a commit put at its revision."""
+    at = revision_key(revision)
+    key = prefix + at
+    return Sealed(key, payload, revision, seal_record(key, payload, at)[1])
 
 
 def _record_of(request: LockRequest, lock_id: str, now_ns: int, expires_at_ns: int) -> LockRecord:

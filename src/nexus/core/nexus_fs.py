@@ -297,8 +297,8 @@ class NexusFS(NexusFilesystem):
         context: OperationContext | None,
     ) -> LockRequest:
         self._kernel.check_open("lock", path)
-        path, who = normalize("lock", path), self._identity(context)
-        return LockRequest(path, who, mode, ttl, max_holders)
+        who = self._context if context is None else self._identity(context)
+        return LockRequest(normalize("lock", path), who, mode, ttl, max_holders)
 
     def sys_unlock(
         self,
@@ -309,8 +309,8 @@ class NexusFS(NexusFilesystem):
         context: OperationContext | None = None,
     ) -> bool:
         self._kernel.check_open("unlock", path)
-        path, who = normalize("unlock", path), self._identity(context)
-        return self._entry.unlock(path, who, lock_id, force)
+        who = self._context if context is None else self._identity(context)
+        return self._entry.unlock(normalize("unlock", path), who, lock_id, force)
 
     def sys_watch(
         self,

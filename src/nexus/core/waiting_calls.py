@@ -31,7 +31,13 @@ class WaitingCalls:
         _zone_of("lock", request.path, request.context)
         if lock_id is not None:
             return self._extended(request, lock_id)
-        return _id_of(self.locks.acquire(request, timeout_s))
+        hold = None
+        try:
+            hold = self.locks.acquire(request, timeout_s)
+            return None if hold is None else LockId(hold)
+        except BaseException:
+            self._give_back(hold, request)
+            raise
 
     def locking(
         self, request: LockRequest, lock_id: str | None, timeout_s: float
@@ -41,11 +47,21 @@ class WaitingCalls:
         _zone_of("lock", request.path, request.context)
         if lock_id is not None:
             return self._extended(request, lock_id)
-        hold = yield from step(
-            lambda: locks.acquire(request, timeout_s),
-            lambda: locks.acquire_async(request, timeout_s),
-        )
-        return _id_of(hold)
+        hold = None
+        try:
+            hold = yield from step(
+                lambda: locks.acquire(request, timeout_s),
+                lambda: locks.acquire_async(request, timeout_s),
+            )
+            return _id_of(hold)
+        except BaseException:
+            self._give_back(hold, request)
+            raise
+
+    def _give_back(self, hold: LockHold | None, request: LockRequest) -> None:
+        """End a hold of which an interrupted call did not get to tell its caller."""
+        if hold is not None:
+            self.locks.release(request.context.zone_id, request.path, hold.lock_id)
 
     def _extended(self, request: LockRequest, lock_id: object) -> LockId | None:
         return _id_of(self.locks.extend(request, _lock_id("lock", request.path, lock_id)))

@@ -38,13 +38,23 @@ _LONGEST_TTL_MS: Final = 1 << 42
 """Over a century; the time in ns at which a hold ends so fits 64 bits."""
 
 
+def new_holder_id() -> str:
+    """Return an id that nobody has, and nobody guesses."""
+    return os.urandom(16).hex()
+
+
 class _Request(msgspec.Struct, frozen=True, gc=False):
+    holder_id: str
     max_holders: int
     ttl_ms: int
 
 
 class VFSSemaphore:
-    """Implements :class:`~nexus.contracts.protocols.semaphore.VFSSemaphoreProtocol`."""
+    """Implements :class:`~nexus.contracts.protocols.semaphore.VFSSemaphoreProtocol`.
+
+    Who names the ``holder_id`` that a hold is to have, a new one, can release it however the call
+    ended: an interrupt may come between the grant and the return.
+    """
 
     def __init__(self, clock_ns: Callable[[], int], holders: Holders | None = None) -> None:
         self._clock_ns = clock_ns
@@ -57,18 +67,28 @@ class VFSSemaphore:
     # -- acquiring ----------------------------------------------------------------------------
 
     def acquire(
-        self, name: str, max_holders: int = 1, timeout_ms: int = 0, ttl_ms: int = 30_000
+        self,
+        name: str,
+        max_holders: int = 1,
+        timeout_ms: int = 0,
+        ttl_ms: int = 30_000,
+        holder_id: str | None = None,
     ) -> str | None:
-        found = self._enter(name, max_holders, ttl_ms, timeout_ms)
+        found = self._enter(name, max_holders, timeout_ms, ttl_ms, holder_id)
         if not isinstance(found, Waiter):
             return found
         return run(self._waiting(name, found, timeout_ms))
 
     async def acquire_async(
-        self, name: str, max_holders: int = 1, timeout_ms: int = 0, ttl_ms: int = 30_000
+        self,
+        name: str,
+        max_holders: int = 1,
+        timeout_ms: int = 0,
+        ttl_ms: int = 30_000,
+        holder_id: str | None = None,
     ) -> str | None:
         """As :meth:`acquire`, waiting without a thread."""
-        found = self._enter(name, max_holders, ttl_ms, timeout_ms)
+        found = self._enter(name, max_holders, timeout_ms, ttl_ms, holder_id)
         if not isinstance(found, Waiter):
             return found
         return await run_async(self._waiting(name, found, timeout_ms))
@@ -80,7 +100,7 @@ class VFSSemaphore:
             self._left(name)
 
     def _enter(
-        self, name: str, max_holders: int, ttl_ms: int, timeout_ms: int
+        self, name: str, max_holders: int, timeout_ms: int, ttl_ms: int, holder_id: str | None
     ) -> Waiter[str] | str | None:
         """Return a new holder's id, None for one who does not wait, else a place in the queue."""
         if not (
@@ -92,6 +112,8 @@ class VFSSemaphore:
             _check(name, "max_holders", max_holders, 1)
             _check(name, "ttl_ms", ttl_ms, 1, _LONGEST_TTL_MS)
             _check(name, "timeout_ms", timeout_ms, 0)
+        if holder_id is None:
+            holder_id = new_holder_id()
         with self._mutex:
             if self._closed:
                 raise ClosedError("semaphore", None, "it is closed")
@@ -101,7 +123,6 @@ class VFSSemaphore:
                 self._serve_locked(name, now_ns)
                 queue = self._queues.get(name)
             if queue is None:
-                holder_id = os.urandom(16).hex()
                 until_ns = now_ns + ttl_ms * _NS_PER_MS
                 if self._holders.try_put(name, holder_id, max_holders, until_ns, now_ns):
                     return holder_id
@@ -109,7 +130,7 @@ class VFSSemaphore:
                 return None
             if queue is None:
                 queue = self._queues[name] = WaitQueue(partial(self.release, name))
-            return queue.enter(_Request(max_holders, ttl_ms))
+            return queue.enter(_Request(holder_id, max_holders, ttl_ms))
 
     def restore(self, name: str, holder_id: str, max_holders: int, expires_at_ns: int) -> None:
         """Take up a hold of an earlier process, as it was granted there."""
@@ -214,12 +235,11 @@ class VFSSemaphore:
         return self._holders.admits(name, request.max_holders, now_ns)
 
     def _grant_locked(self, name: str, waiter: Waiter[str], now_ns: int) -> bool:
-        holder_id = os.urandom(16).hex()
-        if not waiter.wake(holder_id):
-            return False
         request: _Request = waiter.request
+        if not waiter.wake(request.holder_id):
+            return False
         until_ns = now_ns + request.ttl_ms * _NS_PER_MS
-        self._holders.put(name, holder_id, request.max_holders, until_ns)
+        self._holders.put(name, request.holder_id, request.max_holders, until_ns)
         return True
 
 

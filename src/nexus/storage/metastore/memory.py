@@ -96,22 +96,38 @@ class MemoryMetastore(MetastoreABC):
                 if version != condition.version:
                     raise conflict_error(condition, version)
             self._revision = revision = self._revision + 1
-            entries, added, removed = self._entries, self._added, self._removed
-            for key in batch.deletes:
-                if entries.pop(key, None) is None:
-                    continue
-                if key in added:
-                    added.remove(key)  # came and went without a scan in between
-                else:
-                    removed.add(key)
-            for key, value in batch.puts:
-                if key not in entries:
-                    if key in removed:
-                        removed.remove(key)
-                    else:
-                        added.add(key)
-                entries[key] = (value, revision)
+            try:
+                self._apply_locked(batch, revision)
+            except BaseException:  # an interrupt: who is told of none has it all
+                self._apply_again_locked(batch, revision)
+                raise
             return revision
+
+    def _apply_locked(self, batch: Batch, revision: int) -> None:
+        entries, added, removed = self._entries, self._added, self._removed
+        for key in batch.deletes:
+            if entries.pop(key, None) is None:
+                continue
+            if key in added:
+                added.remove(key)  # came and went without a scan in between
+            else:
+                removed.add(key)
+        for key, value in batch.puts:
+            if key not in entries:
+                if key in removed:
+                    removed.remove(key)
+                else:
+                    added.add(key)
+            entries[key] = (value, revision)
+
+    def _apply_again_locked(self, batch: Batch, revision: int) -> None:
+        """Do the whole of what was cut short, and put all keys in order anew."""
+        for key in batch.deletes:
+            self._entries.pop(key, None)
+        self._entries.update((key, (value, revision)) for key, value in batch.puts)
+        self._added.clear()
+        self._removed.clear()
+        self._keys = SortedList(self._entries)
 
     def load(self, entries: Sequence[StoredEntry], revision: int) -> None:
         """Store entries with their versions. Errors: ClosedError."""
