@@ -33,6 +33,7 @@ __all__ = [
     "is_store_whole",
     "normalize",
     "packed_record",
+    "read_sealed",
     "rebuild_store",
     "seal_record",
     "unseal_record",
@@ -220,6 +221,11 @@ def encode_event(event: FileEvent, /) -> bytes: ...
 def decode_event(record: Sealed, /) -> FileEvent: ...
 def seal_record(key: bytes, payload: bytes, at: bytes, /) -> tuple[bytes, int]: ...
 def unseal_record(key: bytes, value: bytes, /) -> tuple[bytes, int, int] | None: ...
+def read_sealed(
+    count: int, wanted: Sequence[tuple[int, int, int, int, int, bytes]], /
+) -> bytes | None:
+    """Twin of :func:`nexus.storage.object_store.segment_file.read_sealed`."""
+
 def packed_record(object_id: bytes, data: bytes, stored_at_ns: int, /) -> bytes: ...
 def is_store_whole(path: str | PathLike[str]) -> bool: ...
 def rebuild_store(

@@ -16,6 +16,7 @@ pub mod ring_buffer;
 pub mod router;
 pub mod salvage;
 pub mod sealed_chunks;
+pub mod sealed_read;
 pub mod segment_record;
 pub mod store;
 pub mod store_error;
@@ -23,6 +24,7 @@ pub mod stream_buffer;
 pub mod tree_file;
 pub mod vfs_lock;
 pub mod watch_table;
+pub mod xxh3;
 
 #[cfg(feature = "python")]
 mod py;

@@ -8,6 +8,7 @@ mod record_seal;
 mod ring_buffer;
 mod router;
 mod sealed_chunks;
+mod sealed_read;
 mod segment_record;
 mod store;
 mod stream_buffer;
@@ -34,6 +35,8 @@ mod kernel {
     use super::router::VFSRouter;
     #[pymodule_export]
     use super::sealed_chunks::ChunkSealer;
+    #[pymodule_export]
+    use super::sealed_read::read_sealed;
     #[pymodule_export]
     use super::segment_record::{SegmentExtent, packed_record};
     #[pymodule_export]
