@@ -37,6 +37,7 @@ __all__ = [
     "is_store_whole",
     "normalize",
     "packed_record",
+    "read_sealed",
     "rebuild_store",
     "seal_commit",
     "seal_record",
@@ -297,6 +298,11 @@ def seal_commit(
     /,
 ) -> tuple[list[tuple[bytes, bytes]], list[Sealed], HeadFields]: ...
 def unseal_record(key: bytes, value: bytes, /) -> tuple[bytes, int, int] | None: ...
+def read_sealed(
+    count: int, wanted: Sequence[tuple[int, int, int, int, int, bytes]], /
+) -> bytes | None:
+    """Twin of :func:`nexus.storage.object_store.segment_file.read_sealed`."""
+
 def packed_record(object_id: bytes, data: bytes, stored_at_ns: int, /) -> bytes: ...
 def is_store_whole(path: str | PathLike[str]) -> bool: ...
 def rebuild_store(

@@ -26,7 +26,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use crate::xxh3::xxh3_64_with_seed;
 
 const MAGIC: &[u8; 8] = b"nexuslog";
 const FILE_HEADER_BYTES: usize = 16;

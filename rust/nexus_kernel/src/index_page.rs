@@ -3,7 +3,7 @@
 //! Knows neither files nor which page an entry belongs in; [`crate::object_index`] does. Format:
 //! docs/formats.md.
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use crate::xxh3::xxh3_64_with_seed;
 
 use crate::segment_record::ObjectId;
 

@@ -19,6 +19,7 @@ pub mod ring_buffer;
 pub mod router;
 pub mod salvage;
 pub mod sealed_chunks;
+pub mod sealed_read;
 pub mod segment_record;
 pub mod store;
 pub mod store_error;
@@ -28,6 +29,7 @@ pub mod vfs_lock;
 pub mod waiting_entries;
 pub mod watch_table;
 pub mod witness;
+pub mod xxh3;
 
 #[cfg(feature = "python")]
 mod py;

@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use crate::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::index_page::{Entry, MAX_DEPTH, PAGE_BYTES, Page, Place};
 use crate::segment_record::{ObjectId, UNIT_BYTES, fill_record, record_bytes};

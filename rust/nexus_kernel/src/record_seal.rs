@@ -1,6 +1,6 @@
 //! The seal around a stored record. Twin: `nexus.core.record_seal`, which has the format.
 
-use xxhash_rust::xxh3::xxh3_64;
+use crate::xxh3::xxh3_64;
 
 const SEAL_BYTES: usize = 8;
 

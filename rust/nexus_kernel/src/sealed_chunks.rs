@@ -10,8 +10,8 @@
 //! 1. What is said of a chunk depends on the chunk's bytes alone, not on the pieces they came in.
 //! 2. Between two calls at most one block of bytes is held.
 
+use crate::xxh3::xxh3_64;
 use blake3::Hasher;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::chunker::Chunker;
 

@@ -3,7 +3,7 @@
 //! What each read and each write needs is here: the record of an object, and whether the bytes at a
 //! place are one. The twin in Python finds and salvages records besides, and has the format.
 
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use crate::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// What stands before the bytes of an object.
 pub const HEADER_BYTES: usize = 64;

@@ -139,6 +139,23 @@ class Manifest:
             start = chunk.start + chunk.size
             index += 1
 
+    def parts(self, start: int, end: int) -> list[tuple[str, int, int, bytes]]:
+        """Return what of which chunks holds the bytes from ``start`` up to ``end`` (<= size).
+
+        For each the object's id, the first byte that is wanted, how many are, and its seals.
+        """
+        found: list[tuple[str, int, int, bytes]] = []
+        ends = self._ends
+        index = bisect_right(ends, start)
+        while start < end:
+            digest, size = _ENTRY.unpack_from(self.encoded, _HEADER.size + index * _ENTRY.size)
+            first = start - ends[index] + size
+            count = min(ends[index], end) - start
+            found.append((digest.hex(), first, count, self._seals(index, index + 1)))
+            start += count
+            index += 1
+        return found
+
     def entries(self, first: int, last: int) -> tuple[memoryview, bytes, Iterator[int]]:
         """Return the packed entries from ``first`` up to ``last``, their seals and sizes."""
         start, end = (_HEADER.size + index * _ENTRY.size for index in (first, last))

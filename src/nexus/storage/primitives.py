@@ -1,11 +1,13 @@
 """The primitives that the drivers run on: Rust where it was built, else the Python twins.
 
-Layer: storage. What :mod:`nexus.core.primitives` is to the kernel.
+Layer: storage. What :mod:`nexus.core.primitives` is to the kernel. Those that reach a disk are
+Python's where that is a test's own: only Python reaches it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from nexus.lib.boot_id import boot_number
 from nexus.lib.disk import Disk
 from nexus.lib.native import chosen
 from nexus.storage.object_store.object_index import ObjectIndex
+from nexus.storage.object_store.segment_file import Wanted, read_sealed
 
 if TYPE_CHECKING or chosen().module is None:
     from nexus.storage.object_store.segment_file import packed_record
@@ -20,7 +23,7 @@ if TYPE_CHECKING or chosen().module is None:
 else:
     from nexus._kernel import StreamBuffer, packed_record
 
-__all__ = ["StreamBuffer", "create_index", "open_index", "packed_record"]
+__all__ = ["StreamBuffer", "create_index", "open_index", "packed_record", "sealed_reader"]
 
 
 def open_index(path: str, disk: Disk, boot: int | None) -> ObjectIndex:
@@ -44,6 +47,14 @@ def create_index(
     return index
 
 
+def sealed_reader(disk: Disk) -> Callable[[int, Sequence[Wanted]], bytes | None]:
+    """Return what reads sealed parts from a disk."""
+    native = _native_for(disk)
+    if native is None:
+        return partial(read_sealed, disk)
+    reader: Callable[[int, Sequence[Wanted]], bytes | None] = native.read_sealed
+    return reader
+
+
 def _native_for(disk: Disk) -> ModuleType | None:
-    """Return the extension module if it may reach that disk: a test's own only Python does."""
     return chosen().module if type(disk) is Disk else None

@@ -633,9 +633,7 @@ def large(tmp_path: Path) -> Iterator[SegmentObjects]:
 
 
 def read_part(objects: SegmentObjects, start: int, count: int) -> bytes | None:
-    buffer = memoryview(bytearray(count))
-    found = objects.read_into(buffer, object_id_of(LARGE), start, block_seals(LARGE))
-    return bytes(buffer) if found else None
+    return objects.read_parts(count, [(object_id_of(LARGE), start, count, block_seals(LARGE))])
 
 
 @pytest.mark.parametrize("start", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 2 * BLOCK_BYTES + 7])
@@ -705,7 +703,7 @@ def test_a_run_of_chunks_that_meets_a_full_disk_can_be_stored_again(place: Place
     objects = place.open(disk=disk)
     put(objects, sample(99))
     chunks = [in_parts(sample(number), 250) for number in range(3)]
-    disk.fail("pwrite_all", errno.ENOSPC)
+    disk.cut_write(900, operation="pwrite_all")
     with pytest.raises(NoSpaceError):
         objects.put_chunks(chunks)
     objects.put_chunks(chunks)

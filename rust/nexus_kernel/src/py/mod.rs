@@ -10,6 +10,7 @@ mod record_seal;
 mod ring_buffer;
 mod router;
 mod sealed_chunks;
+mod sealed_read;
 mod segment_record;
 mod store;
 mod stream_buffer;
@@ -40,6 +41,8 @@ mod kernel {
     use super::router::VFSRouter;
     #[pymodule_export]
     use super::sealed_chunks::ChunkSealer;
+    #[pymodule_export]
+    use super::sealed_read::read_sealed;
     #[pymodule_export]
     use super::segment_record::{SegmentExtent, packed_record};
     #[pymodule_export]

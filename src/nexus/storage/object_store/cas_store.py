@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from io import BytesIO
 from itertools import chain
 
 from nexus.contracts.errors import (
@@ -290,25 +289,11 @@ class CasStore(ContentStoreABC):
         manifest = self._manifest("read_content", etag, object_id)
         end = manifest.size if count is None else min(manifest.size, offset + count)
         if end - offset >= BLOCK_BYTES:
-            return self._read_blocks(etag, manifest, offset, end)
+            # Of many bytes no more than their blocks are read, to where they are handed out.
+            found = self._objects.read_parts(end - offset, manifest.parts(offset, end))
+            if found is not None:
+                return found
         return b"".join(self._pieces("read_content", etag, manifest, offset, end, keep=True))
-
-    def _read_blocks(self, etag: str, manifest: Manifest, start: int, end: int) -> bytes:
-        """Return many bytes, read to where they are handed out, and no more than their blocks."""
-        # It gives its bytes away without a copy once nothing views them any more.
-        whole = BytesIO(bytes(end - start))
-        with whole.getbuffer() as view:
-            for chunk in manifest.covering(start, end):
-                skipped = max(0, start - chunk.start)
-                at = chunk.start + skipped - start
-                with view[at : at + chunk.size - skipped] as part:
-                    self._fill(part, etag, chunk, skipped)
-        return whole.getvalue()
-
-    def _fill(self, part: memoryview, etag: str, chunk: ChunkRef, start: int) -> None:
-        if not self._objects.read_into(part, chunk.object_id, start, chunk.seals):
-            found = self._kept_chunk("read_content", etag, chunk, len(part))
-            part[:] = memoryview(found)[start : start + len(part)]
 
     def extent(self, etag: str) -> Extent | None:
         """Return where content that was stored whole lies, see the contract."""
@@ -383,6 +368,10 @@ class CasStore(ContentStoreABC):
 
     def _chunk(self, operation: str, etag: str, chunk: ChunkRef) -> bytes:
         """Return a chunk, checked by its seals, which the hash of the manifest vouches for."""
+        part = (chunk.object_id, 0, chunk.size, chunk.seals)
+        found = self._objects.read_parts(chunk.size, (part,))
+        if found is not None:
+            return found
         data = self._object(operation, etag, chunk.object_id, chunk.size, chunk.seals)
         if len(data) != chunk.size:
             reason = "its size is not what the manifest says"

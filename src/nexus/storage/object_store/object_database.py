@@ -23,6 +23,9 @@ from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import Extent, Leftovers, StoredObject
 from nexus.lib.chunking import Chunk
 
+ObjectPart = tuple[str, int, int, bytes]
+"""An object's id, the first byte that is wanted, how many are, and the seals of all its blocks."""
+
 
 class ObjectDatabase(ABC):
     """Objects by id. Every method may be called from any thread.
@@ -65,13 +68,13 @@ class ObjectDatabase(ABC):
         """Return where an object lies if that is known without asking a disk, else None."""
         return None
 
-    def read_into(self, buffer: memoryview, object_id: str, start: int, seals: bytes) -> bool:
-        """Fill a buffer with the object's bytes from ``start`` on, checked by the block seals.
+    def read_parts(self, count: int, parts: Sequence[ObjectPart]) -> bytes | None:
+        """Return parts of objects, ``count`` bytes together, checked by their block seals.
 
-        Return False, whatever the buffer holds then, where that cannot be had at once: the bytes
-        are out of reach, or not what the seals say. :meth:`get` finds them, or says why not.
+        None where that cannot be had at once: some bytes are out of reach, or not what the seals
+        say. :meth:`get` finds them, or says why not.
         """
-        return False
+        return None
 
     @abstractmethod
     def contains(self, object_id: str) -> bool:

@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from io import BytesIO
 from typing import NamedTuple
 from weakref import ref
 
@@ -35,6 +36,7 @@ from nexus.contracts.object_store import Extent
 from nexus.lib.block_seals import (
     BLOCK_BYTES,
     SEAL_BYTES,
+    block_count,
     block_seals,
     blocks_around,
     seals_between,
@@ -59,6 +61,10 @@ _SEALS = struct.Struct("<QQ")  # check, seal
 _ID = slice(16, 48)
 _ONE_READ_BYTES = BLOCK_BYTES
 """Up to here a record is read in one call and cut; above, copying costs more than a call."""
+
+Wanted = tuple[int, int, int, int, int, bytes]
+"""A part of an object: descriptor, where the object's bytes start in the file, the object's size;
+the first byte that is wanted, how many are; the seals of all blocks."""
 
 
 class Record(NamedTuple):
@@ -109,20 +115,10 @@ class SegmentFile:
         check, seal = _SEALS.unpack_from(record, _FIELDS.size)
         return data if _seal(data, check) == seal else None
 
-    def read_into(self, buffer: memoryview, entry: Entry, start: int, seals: bytes) -> bool:
-        """Fill a buffer with the object's bytes from ``start`` on; False unless they are sealed."""
-        stop = start + len(buffer)
-        if stop > entry.size:
-            return False
-        first, last = blocks_around(start, stop, entry.size)
-        before, after = bytearray(start - first), bytearray(last - stop)
-        parts = [part for part in (before, buffer, after) if part]
-        offset = entry.offset * UNIT + RECORD_HEADER_BYTES + first
-        if self._disk.pread_parts(self.fd, parts, offset) != last - first:
-            return False
-        at = first // BLOCK_BYTES * SEAL_BYTES
-        found = seals_between(before, buffer, after)
-        return seals[at : at + len(found)] == found
+    def wanted(self, entry: Entry, start: int, count: int, seals: bytes) -> Wanted:
+        """Return what :func:`read_sealed` needs to read a part while this segment lives."""
+        offset = entry.offset * UNIT + RECORD_HEADER_BYTES
+        return self.fd, offset, entry.size, start, count, seals
 
     def extent(self, entry: Entry) -> Extent | None:
         """Return where a small object lies; None for one that is read in parts."""
@@ -174,6 +170,42 @@ class SegmentExtent:
             return None if segment is None else segment.read(self._entry)
         except OSError:
             return None  # whoever asks the store next is told
+
+
+def read_sealed(disk: Disk, count: int, wanted: Sequence[Wanted]) -> bytes | None:
+    """Return parts of objects, one after the other, read to where they are handed out.
+
+    None unless all can be read, are what their block seals say and add up to ``count`` bytes.
+    """
+    # It gives its bytes away without a copy once nothing views them any more.
+    whole = BytesIO(bytes(count))
+    at = 0
+    with whole.getbuffer() as view:
+        for part in wanted:
+            length = part[4]
+            with view[at : at + length] as buffer:
+                if len(buffer) != length or not _fill(disk, buffer, part):
+                    return None
+            at += length
+    return whole.getvalue() if at == count else None
+
+
+def _fill(disk: Disk, buffer: memoryview, wanted: Wanted) -> bool:
+    fd, offset, size, start, count, seals = wanted
+    stop = start + count
+    if count == 0 or stop > size or len(seals) != block_count(size) * SEAL_BYTES:
+        return False
+    first, last = blocks_around(start, stop, size)
+    before, after = bytearray(start - first), bytearray(last - stop)
+    parts = [part for part in (before, buffer, after) if part]
+    try:
+        if disk.pread_parts(fd, parts, offset + first) != last - first:
+            return False
+    except OSError:
+        return False  # whoever asks for the objects next is told
+    at = first // BLOCK_BYTES * SEAL_BYTES
+    found = seals_between(before, buffer, after)
+    return seals[at : at + len(found)] == found
 
 
 def record_bytes(size: int) -> int:

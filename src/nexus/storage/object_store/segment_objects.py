@@ -28,9 +28,10 @@ from nexus.lib.shared_rounds import SharedRounds
 from nexus.storage.object_store.compaction import Compaction
 from nexus.storage.object_store.entry import Entry
 from nexus.storage.object_store.loose_objects import LooseObjects, damaged, not_stored
-from nexus.storage.object_store.object_database import ObjectDatabase
-from nexus.storage.object_store.segment_file import SegmentFile
+from nexus.storage.object_store.object_database import ObjectDatabase, ObjectPart
+from nexus.storage.object_store.segment_file import SegmentFile, Wanted
 from nexus.storage.object_store.segment_set import SEGMENT_BYTES, Item, SegmentSet, translated
+from nexus.storage.primitives import sealed_reader
 
 LARGEST_PACKED_BYTES = 1 << 20
 """Objects above this lie loose: forgetting one then gives its space back without copying."""
@@ -66,6 +67,7 @@ class SegmentObjects(ObjectDatabase):
         self._segments = SegmentSet(
             root, disk=disk, zeros_ahead=zeros_ahead, segment_bytes=segment_bytes, boot=boot
         )
+        self._read_sealed = sealed_reader(disk)
         self._rounds = SharedRounds()
         self._compaction = Compaction(self._segments, self.sync)
 
@@ -86,15 +88,17 @@ class SegmentObjects(ObjectDatabase):
         found = self._find(object_id, key)
         return self._loose.get(object_id, size=size, seals=seals) if found is None else found
 
-    def read_into(self, buffer: memoryview, object_id: str, start: int, seals: bytes) -> bool:
-        there = self._at_hand(bytes.fromhex(object_id))
-        if there is None:
-            return False
-        segment, entry = there
-        try:
-            return segment.read_into(buffer, entry, start, seals)
-        except OSError as error:
-            raise storage_error("fetch", object_id, error) from error
+    def read_parts(self, count: int, parts: Sequence[ObjectPart]) -> bytes | None:
+        segments: list[SegmentFile] = []  # open for as long as they are held
+        wanted: list[Wanted] = []
+        for object_id, start, length, seals in parts:
+            there = self._at_hand(bytes.fromhex(object_id))
+            if there is None:
+                return None
+            segment, entry = there
+            segments.append(segment)
+            wanted.append(segment.wanted(entry, start, length, seals))
+        return self._read_sealed(count, wanted)
 
     def _at_hand(self, key: bytes) -> tuple[SegmentFile, Entry] | None:
         """Return where an object lies, if that is known without the lock."""
