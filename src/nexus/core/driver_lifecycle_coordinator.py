@@ -26,31 +26,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import InvalidArgumentError
 from nexus.contracts.metadata import Stat
 from nexus.contracts.object_store import ContentStoreABC, NamespaceStoreABC, ObjectStoreABC
 from nexus.contracts.protocols.service_lifecycle import HookedService
-from nexus.contracts.vfs_hooks import (
-    MOUNT,
-    POST,
-    UNMOUNT,
-    HookPoint,
-    HookSpec,
-    Interceptor,
-    MountContext,
-    UnmountContext,
-    VFSContext,
-)
-from nexus.core.dispatch import KernelDispatch
-from nexus.core.hook_shapes import check_spec
 from nexus.core.inode_table import InodeTable, OverlayTable
 from nexus.core.inode_volume import InodeVolume
 from nexus.core.sealed_store import SealedStore
 from nexus.core.tree_volume import TreeVolume
 from nexus.core.volume import Actor, Volume
+
+if TYPE_CHECKING:
+    from nexus.contracts.vfs_hooks import HookPoint, Interceptor, VFSContext
+    from nexus.core.dispatch import KernelDispatch
 
 CheckPlace = Callable[[tuple[str, ...]], None]
 OpenDriver = Callable[[Mapping[str, Any], CheckPlace], tuple[ObjectStoreABC, dict[str, Any]]]
@@ -88,7 +79,7 @@ class DriverLifecycleCoordinator:
 
     def __init__(
         self,
-        dispatch: KernelDispatch,
+        dispatch: Callable[[], KernelDispatch],
         store: SealedStore,
         open_driver: OpenDriver,
         *,
@@ -161,6 +152,10 @@ class DriverLifecycleCoordinator:
 
     def mounted(self, point: str, opened: OpenedDriver, context: OperationContext) -> None:
         """Note that a driver is in the mount table."""
+        if not opened.hooks:
+            return
+        from nexus.contracts.vfs_hooks import MOUNT, MountContext  # costs start-up time
+
         driver = opened.driver
         ctx = MountContext(point, context, opened.description or driver)
         row = {"path": point, "driver": driver.name, "volume_id": driver.volume_id}
@@ -170,6 +165,10 @@ class DriverLifecycleCoordinator:
         self, point: str, opened: OpenedDriver, context: OperationContext, revision: int
     ) -> None:
         """Note that a driver is out of the mount table, and closed."""
+        if not opened.hooks:
+            return
+        from nexus.contracts.vfs_hooks import UNMOUNT, UnmountContext  # costs start-up time
+
         answer = {"path": point, "removed": 1, "revision": revision}
         ctx = UnmountContext(point, context)
         self._note(opened.driver.name, opened.hooks, UNMOUNT, ctx, answer)
@@ -199,12 +198,16 @@ class DriverLifecycleCoordinator:
         """Call the hooks of what this thread has noted; it holds no I/O lock any more."""
         notices = self._pending.notices
         while notices:
-            self._dispatch.notify(*notices.pop(0))
+            self._dispatch().notify(*notices.pop(0))
 
 
 def _hooks_of(point: str, driver: ObjectStoreABC) -> tuple[Interceptor, ...]:
     if not isinstance(driver, HookedService):
         return ()
+    # Cost start-up time, which the drivers of most mounts save by having no hooks.
+    from nexus.contracts.vfs_hooks import MOUNT, POST, UNMOUNT, HookSpec
+    from nexus.core.hook_shapes import check_spec
+
     owner, spec = _owner(driver.name, point), driver.hook_spec()
     check_spec(owner, spec)
     allowed = [i for i in spec.interceptors if i.phase == POST and i.point in (MOUNT, UNMOUNT)]

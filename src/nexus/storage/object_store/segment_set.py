@@ -26,7 +26,6 @@ cache, never for a sync. Its owner sees to it that one :meth:`SegmentSet.sync` r
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +42,7 @@ from nexus.contracts.errors import (
 from nexus.contracts.metadata import Buffer
 from nexus.lib.block_seals import BLOCK_BYTES
 from nexus.lib.disk import Disk, storage_error
+from nexus.lib.logs import log_of
 from nexus.storage.object_store.entry import Entry, Place
 from nexus.storage.object_store.object_index import (
     LOG_START,
@@ -70,7 +70,6 @@ _OPEN_SEGMENTS = 128
 _MOVED_AT_A_TIME = 64
 _INDEX = "objects.idx"
 _SUFFIX = ".seg"
-_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -117,7 +116,7 @@ class SegmentSet:
             self.index = ObjectIndex(path, disk=self._disk, boot=self._boot)
         except IndexLostError as error:
             if numbers:
-                _log.warning("%s: %s; it is made anew from the segments", path, error)
+                log_of(__name__).warning("%s: %s; it is made anew from the segments", path, error)
             self.index = self._new_index()
         end = self.index.end
         if end is None:
@@ -345,7 +344,7 @@ class SegmentSet:
         try:
             return call(self.index)
         except CorruptionError as error:
-            _log.warning("%s; it is made anew from the segments", error)
+            log_of(__name__).warning("%s; it is made anew from the segments", error)
             self.make_index_anew_locked()
             return call(self.index)
 
@@ -406,7 +405,7 @@ class SegmentSet:
         try:
             return self._segment_locked(entry.segment).holds(entry, data)
         except OSError as error:
-            _log.warning("segment %08x: %s", entry.segment, error)
+            log_of(__name__).warning("segment %08x: %s", entry.segment, error)
             return False
 
     def _bytes_at_locked(self, entry: Entry) -> bytes | None:
@@ -414,7 +413,7 @@ class SegmentSet:
         try:
             return self._segment_locked(entry.segment).read(entry)
         except OSError as error:
-            _log.warning("segment %08x: %s", entry.segment, error)
+            log_of(__name__).warning("segment %08x: %s", entry.segment, error)
             return None
 
     def allocated(self, number: int) -> int:
