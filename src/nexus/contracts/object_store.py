@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
 from nexus.contracts.errors import ConflictError, ContentNotFoundError
 from nexus.contracts.metadata import Buffer
-from nexus.contracts.stream_backend import StreamStore
+
+if TYPE_CHECKING:
+    from nexus.contracts.stream_backend import StreamStore
 
 PIECE_BYTES = 1 << 20
 """Default size of one piece of a stream."""

@@ -21,13 +21,18 @@ from nexus.contracts.file_events import FileEvent
 from nexus.contracts.lock_manager import LockId, LockRequest
 from nexus.core.content_calls import ContentCalls
 from nexus.core.kernel_state import KernelState
-from nexus.core.tree_calls import TreeCalls
 from nexus.lib.on_first_use import OnFirstUse
-from nexus.lib.steps import Steps
 
 if TYPE_CHECKING:
     from nexus.contracts.vfs_hooks import HookPoint
     from nexus.core.hooked_calls import HookedCalls
+    from nexus.core.tree_calls import TreeCalls
+    from nexus.lib.steps import Steps
+
+_OF_TREE = (
+    *("stat", "readdir", "set_attributes", "make_directory", "make_file", "make_channel"),
+    *("mount", "unlink", "rename", "copy"),
+)
 
 
 class EntryPoints:
@@ -40,11 +45,12 @@ class EntryPoints:
         self,
         kernel: KernelState,
         content: ContentCalls,
-        tree: TreeCalls,
+        tree: OnFirstUse[TreeCalls],
         hooked: OnFirstUse[HookedCalls],
     ) -> None:
         self._kernel = kernel
-        self._bare = content, tree
+        self._content = content
+        self._tree = tree
         self._hooked = hooked
         self.choose(())
 
@@ -56,8 +62,19 @@ class EntryPoints:
         else:
             self._choose_bare()
 
+    if not TYPE_CHECKING:  # the fields are known from where they are chosen
+
+        def __getattr__(self, name: str) -> Any:
+            """Lead the calls on the tree to the bare calls, when the first one comes by."""
+            if name not in _OF_TREE:
+                raise AttributeError(name)
+            tree = self._tree()
+            for call in _OF_TREE:
+                self.__dict__.setdefault(call, getattr(tree, call))  # what was chosen stays
+            return self.__dict__[name]
+
     def _choose_some(self, live: set[str], hooked: HookedCalls) -> None:
-        content, tree = self._bare
+        content, tree = self._content, self._tree()
         is_write, is_content, is_lock = "write" in live, "content" in live, "lock" in live
         self.read = hooked.read if "read" in live else content.read
         self.reading = hooked.reading if "read" in live else content.reading
@@ -83,19 +100,16 @@ class EntryPoints:
         self.watching = hooked.watching if "watch" in live else self._watching
 
     def _choose_bare(self) -> None:
-        content, tree = self._bare
+        content, tree = self._content, self._tree.made
         self.read, self.reading = content.read, content.reading
         self.write_at, self.writing = content.write_at, content.writing
         self.write_file, self.write_files = content.write_file, content.write_files
         self.store_content, self.content_store = content.store_content, content.content_store
-        self.stat, self.readdir = tree.stat, tree.readdir
-        self.set_attributes = tree.set_attributes
-        self.make_directory = tree.make_directory
-        self.make_file, self.make_channel = tree.make_file, tree.make_channel
-        self.mount, self.unlink = tree.mount, tree.unlink
-        self.rename, self.copy = tree.rename, tree.copy
         self.lock, self.locking, self.unlock = self._lock, self._locking, self._unlock
         self.watching = self._watching
+        if tree is not None:
+            for name in _OF_TREE:
+                setattr(self, name, getattr(tree, name))
 
     # -- the bare calls of what is made when it is used ---------------------------------------
 

@@ -56,12 +56,12 @@ from nexus.contracts.vfs_hooks import (
     WatchContext,
     WriteContext,
 )
-from nexus.core.arguments import check_context, write_slice
-from nexus.core.channels import wait_limit
+from nexus.core.arguments import check_context, wait_limit, write_slice
 from nexus.core.content_calls import ContentCalls
 from nexus.core.dispatch import KernelDispatch
 from nexus.core.kernel_state import KernelState
-from nexus.core.tree_calls import TreeCalls, normalize_listed
+from nexus.core.sys_volume import normalize_listed
+from nexus.core.tree_calls import TreeCalls
 from nexus.lib.paths import normalize
 from nexus.lib.steps import Steps, run
 

@@ -38,8 +38,7 @@ from nexus.contracts.metadata import (
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import ContentStoreABC
 from nexus.core import fork_guard
-from nexus.core.arguments import check_admin, check_context, check_no_more, write_slice
-from nexus.core.channels import capacity_of
+from nexus.core.arguments import capacity_of, check_admin, check_context, check_no_more, write_slice
 from nexus.core.content_calls import ContentCalls
 from nexus.core.driver_lifecycle_coordinator import DriverLifecycleCoordinator, OpenDriver
 from nexus.core.entry_points import EntryPoints
@@ -48,9 +47,7 @@ from nexus.core.kernel_state import KernelState, stat_after
 from nexus.core.mounts import Mount, MountManager
 from nexus.core.primitives import VFSRouter
 from nexus.core.sealed_store import SealedStore, revision_key, revision_of
-from nexus.core.service_registry import SERVICES_POINT, ServiceRegistry
-from nexus.core.sys_volume import SYS_POINT, SysVolume
-from nexus.core.tree_calls import TreeCalls, normalize_listed
+from nexus.core.sys_volume import SERVICES_POINT, SYS_POINT, SysVolume, normalize_listed
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.core.vfs_locks import make_vfs_locks
 from nexus.core.volume import Volume, bad_attribute
@@ -62,6 +59,8 @@ if TYPE_CHECKING:
     from nexus.core.collector import Collector
     from nexus.core.dispatch import KernelDispatch
     from nexus.core.hooked_calls import HookedCalls
+    from nexus.core.service_registry import ServiceRegistry
+    from nexus.core.tree_calls import TreeCalls
     from nexus.core.waiting_calls import WaitingCalls
 
 _BARRIER_KEY = b"B"
@@ -91,7 +90,9 @@ class NexusFS(NexusFilesystem):
             self._dispatch, self.store, open_driver, durable=durable
         )
         self.mounts = MountManager(self.router, self.store, self.drivers, durable=durable)
-        self.services = ServiceRegistry(self._dispatch)
+        self._services = OnFirstUse(self._make_services)
+        self._is_bootstrapped = False
+        self._are_services_closed = False
         self._context = context
         self._clock = clock
         self._clock_ns = clock_ns
@@ -106,7 +107,8 @@ class NexusFS(NexusFilesystem):
             clock_ns=clock_ns,
             durable=durable,
         )
-        self._content, self._tree = ContentCalls(self._kernel), TreeCalls(self._kernel)
+        self._content = ContentCalls(self._kernel)
+        self._tree = OnFirstUse(self._make_tree)
         hooked = OnFirstUse(self._make_hooked)
         self._entry = EntryPoints(self._kernel, self._content, self._tree, hooked)
         self.closed_cleanly = False
@@ -120,9 +122,9 @@ class NexusFS(NexusFilesystem):
             self.store,
             ROOT_ZONE_ID,
             lambda: self.mounts.rows(ROOT_ZONE_ID),
-            lambda path, after: self._tree.versions(path, context.zone_id, after),
+            lambda path, after: self._tree().versions(path, context.zone_id, after),
             lambda: self.waiting.locks.holds(ROOT_ZONE_ID),
-            self.services.rows,
+            lambda: self.services.rows(),
             {
                 "channels": lambda: [r for volume in self.volumes() for r in volume.channel_rows()],
                 "hooks": lambda: self.dispatch.rows(),
@@ -147,6 +149,11 @@ class NexusFS(NexusFilesystem):
         return self._waiting()
 
     @property
+    def services(self) -> ServiceRegistry:
+        """The services by name."""
+        return self._services()
+
+    @property
     def collector(self) -> Collector:
         """What forgets old history and removes content that nothing names."""
         return self._collector()
@@ -163,7 +170,22 @@ class NexusFS(NexusFilesystem):
     def _make_hooked(self) -> HookedCalls:
         from nexus.core.hooked_calls import HookedCalls
 
-        return HookedCalls(self._kernel, self._content, self._tree, self.dispatch)
+        return HookedCalls(self._kernel, self._content, self._tree(), self.dispatch)
+
+    def _make_services(self) -> ServiceRegistry:
+        from nexus.core.service_registry import ServiceRegistry
+
+        services = ServiceRegistry(self._dispatch)
+        if self._is_bootstrapped:
+            services.bootstrap()
+        if self._are_services_closed:
+            services.close()
+        return services
+
+    def _make_tree(self) -> TreeCalls:
+        from nexus.core.tree_calls import TreeCalls
+
+        return TreeCalls(self._kernel)
 
     def _make_waiting(self) -> WaitingCalls:
         from nexus.core.file_watcher import FileWatcher
@@ -424,7 +446,9 @@ class NexusFS(NexusFilesystem):
         with self._closing:
             if self._kernel.closed:
                 return
-            self.services.close()
+            self._are_services_closed = True
+            if (services := self._services.existing()) is not None:
+                services.close()
             self._is_closing = True  # what is made from now on is closed where it is made
             if (dispatch := self._dispatch.existing()) is not None:
                 dispatch.close()
@@ -447,7 +471,9 @@ class NexusFS(NexusFilesystem):
     def bootstrap(self) -> None:
         """Start the services that were enlisted, in dependency order. Errors: theirs."""
         self._kernel.check_open("bootstrap", None)
-        self.services.bootstrap()
+        self._is_bootstrapped = True
+        if (services := self._services.existing()) is not None:
+            services.bootstrap()
 
     def service(self, name: str) -> Any:
         if self._kernel.is_forked:

@@ -47,13 +47,13 @@ from nexus.contracts.protocols.service_lifecycle import (
     HookedService,
     PersistentService,
 )
+from nexus.core.sys_volume import SERVICES_POINT
 from nexus.lib.logs import log_of
 
 if TYPE_CHECKING:
     from nexus.contracts.vfs_hooks import HookSpec
     from nexus.core.dispatch import KernelDispatch
 
-SERVICES_POINT: Final = "/__sys__/services"
 DRAIN_TIMEOUT_S: Final = 30.0
 
 

@@ -28,10 +28,9 @@ from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.core.volume import Actor
 from nexus.factory.caches import DEFAULT_CACHE_STORE, check_cache_store, open_cache_store
 from nexus.factory.data_directory import CONTENT, DataDirectory, default_path
-from nexus.factory.drivers import DriverRegistry, read_label
+from nexus.factory.drivers import DEFAULT_STREAMS, DriverRegistry, read_label
 from nexus.factory.metastores import AUTO as BEST_METASTORE
 from nexus.factory.metastores import check_metastore, metastore_class
-from nexus.factory.streams import DEFAULT_STREAMS
 from nexus.lib.disk import Disk, folder_place
 from nexus.lib.logs import log_of
 from nexus.lib.paths import parent

@@ -8,7 +8,9 @@ record.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from nexus.contracts.errors import ConfigError
 from nexus.lib import native
@@ -30,7 +32,7 @@ BESIDE: Final = {
 """What a store keeps beside its file, by kind."""
 
 
-class Choice(NamedTuple):
+class Choice(msgspec.Struct, frozen=True):
     """The metastore of a data directory, and why it is that one."""
 
     name: str

@@ -12,7 +12,9 @@ import os
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from nexus.contracts.errors import ConfigError
 
@@ -21,7 +23,7 @@ _MODULE = "nexus._kernel"
 _REASON_FILE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_kernel_missing.txt")
 
 
-class Choice(NamedTuple):
+class Choice(msgspec.Struct, frozen=True):
     """What runs, and why. ``module`` is None where the Python twins do."""
 
     module: ModuleType | None

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from nexus.contracts.errors import (
     ContentNotFoundError,
@@ -34,7 +35,6 @@ from nexus.contracts.object_store import (
     ObjectStoreCapabilities,
     StoredObject,
 )
-from nexus.contracts.stream_backend import StreamStore
 from nexus.lib.block_seals import BLOCK_BYTES, block_seals
 from nexus.lib.chunking import DEFAULT_CHUNKING, ChunkingParameters, chunk_buffer, chunk_stream
 from nexus.lib.content_id import (
@@ -47,10 +47,13 @@ from nexus.lib.content_id import (
     parse_content_id,
 )
 from nexus.lib.manifest import ChunkRef, Manifest, ManifestBuilder, ManifestError
+from nexus.lib.on_first_use import OnFirstUse
 from nexus.storage.object_store.collection_guard import CollectionGuard, Flight
 from nexus.storage.object_store.object_database import ObjectDatabase
 from nexus.storage.object_store.verified_cache import VerifiedCache
-from nexus.storage.stream.memory import MemoryStreams
+
+if TYPE_CHECKING:
+    from nexus.contracts.stream_backend import StreamStore
 
 CACHE_BYTES = 8 << 20
 """Budget of verified chunks, and another of decoded manifests: eight of the largest chunks."""
@@ -85,7 +88,7 @@ class CasStore(ContentStoreABC):
     ) -> None:
         self.name = name
         self.volume_id = volume_id
-        self.streams: StreamStore | None = MemoryStreams()  # until a factory says otherwise
+        self._streams: Callable[[], StreamStore | None] = OnFirstUse(_memory_streams)
         self.capabilities = ObjectStoreCapabilities(
             authoritative_namespace=False,
             content_addressed=True,
@@ -102,6 +105,15 @@ class CasStore(ContentStoreABC):
         self._guard = CollectionGuard()
         self._chunks: VerifiedCache[bytes] = VerifiedCache(CACHE_BYTES)
         self._manifests: VerifiedCache[Manifest] = VerifiedCache(CACHE_BYTES)
+
+    @property
+    def streams(self) -> StreamStore | None:
+        """Where streams are kept: in memory, until a factory says otherwise."""
+        return self._streams()
+
+    @streams.setter
+    def streams(self, streams: StreamStore | None) -> None:
+        self._streams = lambda: streams
 
     # Writing
 
@@ -538,6 +550,12 @@ class CasStore(ContentStoreABC):
     def close(self) -> None:
         """Close the database. Idempotent."""
         self._objects.close()
+
+
+def _memory_streams() -> StreamStore:
+    from nexus.storage.stream.memory import MemoryStreams  # costs start-up time
+
+    return MemoryStreams()
 
 
 def _flat(data: Buffer) -> Buffer:
