@@ -6,6 +6,9 @@ not wait for it.
 
 from typing import TYPE_CHECKING, Any
 
+from nexus.lib import lean_msgspec  # noqa: F401 - before what imports msgspec
+
+# isort: split
 from nexus.contracts.context import OperationContext
 from nexus.contracts.filesystem import NexusFilesystem, Precondition, WriteRequest
 from nexus.contracts.metadata import (
