@@ -18,6 +18,7 @@ import pytest
 import nexus.core
 from nexus.contracts.metadata import DT_REG
 from nexus.core.nexus_fs import NexusFS
+from nexus.core.sealed_store import SealedStore
 from nexus.factory.boot import Settings, boot
 from nexus.sdk import fsck
 
@@ -126,9 +127,32 @@ def wait_for(condition: Callable[[], object]) -> None:
     raise AssertionError("it did not come to that")
 
 
+def is_committing(thread: int) -> bool:
+    """Whether a thread is in the commit of the store, or in what that calls."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None and frame.f_code is not SealedStore.commit.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+def test_what_was_interrupted_while_waiting_for_the_turn_is_not_committed(nx: NexusFS) -> None:
+    main = threading.get_ident()
+    frozen = threading.Event()
+
+    def holding_off_commits() -> None:
+        with nx.store.frozen():
+            frozen.set()
+            wait_for(lambda: is_committing(main))
+            signal.pthread_kill(main, signal.SIGINT)
+            wait_for(lambda: not is_committing(main))
+
+    check_interrupted(nx, holding_off_commits, frozen)
+
+
 def test_what_was_interrupted_while_waiting_for_its_turn_is_not_committed_later(
     nx: NexusFS,
 ) -> None:
+    nx.store._shares_syncs = False
     queue = nx.store._queue
     main = threading.get_ident()
     frozen = threading.Event()
@@ -140,7 +164,12 @@ def test_what_was_interrupted_while_waiting_for_its_turn_is_not_committed_later(
             signal.pthread_kill(main, signal.SIGINT)
             wait_for(lambda: queue[0].done)
 
-    holder = threading.Thread(target=holding_off_commits)
+    check_interrupted(nx, holding_off_commits, frozen)
+
+
+def check_interrupted(nx: NexusFS, hold: Callable[[], None], frozen: threading.Event) -> None:
+    """Write while another thread holds off commits and interrupts this one."""
+    holder = threading.Thread(target=hold)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         holder.start()

@@ -41,3 +41,47 @@ def test_both_implementations_seal_alike(key: bytes, payload: bytes, at: bytes) 
     assert rust_one().seal_record(key, payload, at) == (value, seal)
     assert rust_one().unseal_record(key, value) == record_seal.unseal_record(key, value)
     assert rust_one().unseal_record(payload, key) == record_seal.unseal_record(payload, key)
+
+
+short = st.binary(max_size=12)
+records = st.builds(record_seal.Sealed, short, short, st.integers(1, 9), st.integers(0, 2**64 - 1))
+
+
+numbers = st.integers(0, 2**63)
+heads = st.tuples(numbers, numbers, st.integers(0, 2**64 - 1), numbers, numbers)
+
+
+commits = st.tuples(
+    heads.filter(lambda head: head[1] >= 3),
+    st.lists(st.tuples(short, short, st.one_of(st.none(), records)), max_size=4),
+    st.lists(records, max_size=3),
+    st.lists(st.tuples(short, short, short), max_size=4),
+)
+
+
+@settings(max_examples=10_000)
+@given(short, commits)
+def test_both_implementations_seal_a_commit_alike(key: bytes, commit: Any) -> None:
+    assert rust_one().seal_commit(key, *commit) == record_seal.seal_commit(key, *commit)
+
+
+def test_the_head_of_a_commit_counts_its_records_and_comes_last(seals: Any) -> None:
+    old = record_seal.Sealed(b"old", b"", 1, 5)
+    gone = record_seal.Sealed(b"gone", b"", 1, 7)
+    rows, written, head = seals.seal_commit(
+        b"K",
+        (8, 10, 100, 3, 4),
+        [(b"old", b"x", old), (b"new", b"y", None)],
+        [gone],
+        [(b"J", b"z", b"\0")],
+    )
+    keys = [b"old", b"new", b"J" + (9).to_bytes(8, "big") + b"\0", b"K"]
+    assert [key for key, _ in rows] == keys
+    found = [seals.unseal_record(key, value) for key, value in rows]
+    assert [(payload, at) for payload, at, _ in found[:3]] == [(b"x", 9), (b"y", 9), (b"z", 9)]
+    assert [(r.key, r.payload, r.revision, r.seal) for r in written] == [
+        (key, *row) for (key, _), row in zip(rows[:2], found[:2], strict=True)
+    ]
+    total = (100 + sum(seal for _, _, seal in found[:3]) - 5 - 7) % 2**64
+    assert head == (9, 11, total, 3, 4)
+    assert found[3][:2] == (record_seal.HEAD.pack(*head), 9)

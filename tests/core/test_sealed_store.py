@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 
+import msgspec
 import pytest
 
 from nexus.contracts.errors import (
@@ -21,6 +22,8 @@ from nexus.storage.metastore.memory import MemoryMetastore
 
 class GatedStore(MemoryMetastore):
     """Records its commits; the first waits for the test; ``refuse`` names errors to raise."""
+
+    capabilities = msgspec.structs.replace(MemoryMetastore.capabilities, shares_syncs=False)
 
     def __init__(self) -> None:
         super().__init__()
@@ -251,3 +254,54 @@ def test_a_sealed_head_with_fields_that_nobody_knows_is_refused(extra: int):
     with pytest.raises(CorruptionError, match="the head record has") as caught:
         SealedStore(driver).head()
     assert "newer release" in str(caught.value.hint)
+
+
+class SyncingStore(MemoryMetastore):
+    """Shares syncs; each waits for the test, then fails where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.syncing = threading.Semaphore(0)
+        self.go_on = threading.Event()
+        self.error: NexusError | None = None
+
+    def sync(self) -> None:
+        self.syncing.release()
+        self.go_on.wait()
+        if self.error is not None:
+            raise self.error
+
+
+def test_where_syncs_are_shared_others_commit_while_one_waits_for_the_disk():
+    driver = SyncingStore()
+    store = SealedStore(driver)
+    answers: list[int] = []
+    waiting = [
+        threading.Thread(target=lambda k=key: answers.append(store.commit(put(k), durable=True)[0]))
+        for key in (b"a", b"b")
+    ]
+    for thread in waiting:
+        thread.start()
+        driver.syncing.acquire()
+    assert store.commit(put(b"c"), durable=False)[0] == 3
+    assert answers == []
+    driver.go_on.set()
+    for thread in waiting:
+        thread.join()
+    assert sorted(answers) == [1, 2]
+    assert store.head().records == 3
+
+
+def test_after_a_failed_sync_of_its_own_what_is_cached_is_dropped_and_the_head_read_again():
+    driver = SyncingStore()
+    driver.go_on.set()
+    store = SealedStore(driver)
+    dropped: list[int] = []
+    store.on_uncertain(lambda: dropped.append(1))
+    driver.error = StorageFailedError("sync", None, "the disk failed")
+    with pytest.raises(StorageFailedError):
+        store.commit(put(b"a"), durable=True)
+    assert dropped == [1]
+    driver.error = None
+    assert store.commit(put(b"b"), durable=True)[0] == 2
+    assert store.head().records == 2

@@ -6,9 +6,11 @@
 pub mod chunker;
 pub mod commit_log;
 pub mod holders;
+pub mod inode_cache;
 pub mod memtable;
 pub mod metadata_codec;
 pub mod msgpack;
+pub mod object_index;
 pub mod path_trie;
 pub mod paths;
 pub mod record_seal;
@@ -21,7 +23,9 @@ pub mod store_error;
 pub mod stream_buffer;
 pub mod tree_file;
 pub mod vfs_lock;
+pub mod waiting_entries;
 pub mod watch_table;
+pub mod witness;
 
 #[cfg(feature = "python")]
 mod py;

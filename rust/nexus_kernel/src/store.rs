@@ -25,7 +25,7 @@
 //! 5. Memory is bounded: where the active map reaches the limit while another is still being
 //!    written, commits wait.
 //!
-//! Locks, in this order: `writer`, `syncing`, `view`. Durable commits share syncs: who waits for
+//! Locks, in this order: `writer`, `syncing`, `view`, `witness`. Durable commits share syncs: who waits for
 //! `syncing` mostly finds its record synced by the one before. A checkpoint holds none while it
 //! writes.
 
@@ -45,6 +45,7 @@ use crate::memtable::{Memtable, Overlay};
 pub use crate::store_error::StoreError;
 pub use crate::tree_file::{Entry, create};
 use crate::tree_file::{Snapshot, TreeFile, get, merge};
+use crate::witness::Witness;
 
 /// A condition of a commit: the version of a key, 0 for absence.
 pub type Condition<'a> = (&'a [u8], u64);
@@ -114,9 +115,10 @@ struct Shared {
     checkpointed: Condvar, // with `writer`
     syncing: Mutex<Syncing>,
     view: RwLock<View>,
-    descriptor: AtomicI32,   // set under `writer`
-    closed: AtomicBool,      // set under `writer`
-    sync_failed: AtomicBool, // of a log; set under `syncing`
+    witness: Mutex<Option<Witness>>, // a leaf
+    descriptor: AtomicI32,           // set under `writer`
+    closed: AtomicBool,              // set under `writer`
+    sync_failed: AtomicBool,         // of a log; set under `syncing`
 }
 
 /// An open store. Shared by all threads.
@@ -156,6 +158,7 @@ impl Store {
                 log: 0,
                 frozen_at: tree.revision,
             }),
+            witness: Mutex::new(None),
             descriptor: AtomicI32::new(tree.descriptor),
             writer: Mutex::new(Writer {
                 tree_revision: tree.revision,
@@ -256,6 +259,7 @@ impl Store {
         }
         writer.logs[log].append(revision, operations)?;
         writer.revision = revision;
+        shared.witnessed(|witness| witness.record(revision));
         {
             let mut view = shared.view.write().unwrap_or_else(PoisonError::into_inner);
             view.active.apply(revision, operations);
@@ -291,7 +295,12 @@ impl Store {
         });
         writer.revision = revision;
         let loaded = self.shared.freeze(&mut writer);
-        self.shared.write_now(&mut writer, &loaded)
+        self.shared.write_now(&mut writer, &loaded)?;
+        self.shared.witnessed(|witness| {
+            witness.record(revision);
+            witness.record_synced(revision);
+        });
+        Ok(())
     }
 
     /// Take up at a later revision: those between were given out and must not come back.
@@ -299,6 +308,13 @@ impl Store {
         let mut writer = self.shared.idle()?;
         writer.revision = writer.revision.max(revision);
         self.shared.checkpoint(&mut writer)
+    }
+
+    /// Tell a witness of every commit, and of every sync, from now on.
+    pub fn keep_witness(&self, path: &Path, boot: u64) -> Result<(), StoreError> {
+        let witness = Witness::open(path, self.shared.identity, boot)?;
+        *lock(&self.shared.witness) = Some(witness);
+        Ok(())
     }
 
     /// Write everything into the file, synced, empty the logs and release all. Idempotent.
@@ -368,6 +384,12 @@ impl Shared {
             writer = waited.unwrap_or_else(PoisonError::into_inner);
         }
         writer
+    }
+
+    fn witnessed(&self, tell: impl FnOnce(&mut Witness)) {
+        if let Some(witness) = lock(&self.witness).as_mut() {
+            tell(witness);
+        }
     }
 
     fn change_view<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
@@ -444,6 +466,7 @@ impl Shared {
         match outcome {
             Ok(()) => {
                 syncing.synced = target;
+                self.witnessed(|witness| witness.record_synced(target));
                 Ok(())
             }
             Err(error) => {
@@ -471,6 +494,9 @@ impl Shared {
         writer.logs.clear();
         lock(&self.syncing).logs.clear();
         let maps = self.change_view(|view| (take(&mut view.active), view.frozen.take()));
+        if let (Some(mut witness), Ok(())) = (lock(&self.witness).take(), &outcome) {
+            witness.record_synced(writer.revision);
+        }
         drop(writer);
         drop(maps);
         outcome.and(tree.map_or(Ok(()), TreeFile::close))

@@ -40,7 +40,7 @@ class Condition(NamedTuple):
     version: int
 
 
-class Batch(NamedTuple):
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """The operations of one commit. A key stands in at most one of the two."""
 
     puts: Sequence[tuple[bytes, bytes]]
@@ -55,6 +55,9 @@ class MetastoreCapabilities(msgspec.Struct, frozen=True):
     """No one but this process can change the store, so what was read may be kept in memory."""
     loadable: bool = False
     """Takes entries with their versions, by :meth:`MetastoreABC.load`: for conversions."""
+    shares_syncs: bool = False
+    """A commit that is not durable costs little, and callers of :meth:`MetastoreABC.sync` at the
+    same time share one: nobody gains by gathering commits into a batch."""
     max_key_bytes: int | None = None
     max_value_bytes: int | None = None
     max_batch_operations: int | None = None

@@ -238,7 +238,7 @@ class Extent(Protocol):
         """
 
 
-class Content(NamedTuple):
+class Content(msgspec.Struct, frozen=True, gc=False):
     """A stored content: its id and its size in bytes."""
 
     etag: str

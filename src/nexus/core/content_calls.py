@@ -201,13 +201,34 @@ class ContentCalls:
             answer["revision"] = txn.commit(durable=kernel.durable)
             return answer
 
+        if content is None:
+            return kernel.creating(operation, (target,), mounted, actor, write)
         try:
-            if content is not None:
-                volume.settle()
+            volume.settle()
+            if request.create and request.precondition is None:
+                answer = self._create_file(target, content, mounted, actor)
+                if answer is not None:
+                    return answer
             return kernel.creating(operation, (target,), mounted, actor, write)
         finally:
-            if content is not None:
-                volume.abandon(content)
+            volume.abandon(content)
+
+    def _create_file(
+        self, target: Target, content: Content, mounted: object, actor: Actor
+    ) -> Stat | None:
+        """Write a file that is new, in a directory that is there: what most writes are.
+
+        None, and nothing was done, where it is not as simple as that: the general way then does the
+        same with more to ask, or says what is wrong.
+        """
+        kernel = self._kernel
+        with kernel.locked(actor, target.path), Transaction(kernel.store) as txn:
+            if kernel.closed or kernel.router.table(actor.context.zone_id) is not mounted:
+                return None
+            answer = target.volume.write_new(txn, target.relative, content, actor)
+            if answer is not None:
+                answer["revision"] = txn.commit(durable=kernel.durable)
+            return answer
 
     def write_files(self, requests: Sequence[WriteRequest], who: OperationContext) -> list[Stat]:
         """Write whole files in one commit. Errors: as sys_write, for whichever file comes first."""
@@ -225,6 +246,9 @@ class ContentCalls:
                 contents += volume.prepare_many(operation, pairs)
             for volume in {w.volume for w, c in zip(writes, contents, strict=True) if c}:
                 volume.settle()
+            answers = self._create_files(writes, contents, mounted, actor)
+            if answers is not None:
+                return answers
             return kernel.creating(
                 operation,
                 writes,
@@ -236,6 +260,38 @@ class ContentCalls:
             for write, content in zip(writes, contents, strict=False):
                 if content is not None:
                     write.volume.abandon(content)
+
+    def _create_files(
+        self,
+        writes: Sequence[Target],
+        contents: Sequence[Content | None],
+        mounted: object,
+        actor: Actor,
+    ) -> list[Stat] | None:
+        """As :meth:`_create_file`, of several in one commit."""
+        kernel = self._kernel
+        zone_id = actor.context.zone_id
+        locks = {lock_key(zone_id, write.path) for write in writes}
+        with kernel.locked_all(locks), Transaction(kernel.store) as txn:
+            if kernel.closed or kernel.router.table(zone_id) is not mounted:
+                return None
+            answers: list[Stat] = []
+            for write, content in zip(writes, contents, strict=True):
+                request = write.request
+                if content is None or request.precondition is not None or not request.create:
+                    return None
+                answer = write.volume.write_new(txn, write.relative, content, actor)
+                if answer is None:
+                    return None
+                answers.append(answer)
+            return self._committed(txn, answers)
+
+    def _committed(self, txn: Transaction, answers: list[Stat]) -> list[Stat]:
+        if answers:
+            revision = txn.commit(durable=self._kernel.durable)
+            for answer in answers:
+                answer["revision"] = revision
+        return answers
 
     def _target(self, operation: str, request: WriteRequest, who: OperationContext) -> Target:
         path = normalize(operation, request.path)
@@ -258,11 +314,7 @@ class ContentCalls:
             self._write_one(txn, operation, write, content, actor)
             for write, content in zip(writes, contents, strict=True)
         ]
-        if answers:
-            revision = txn.commit(durable=self._kernel.durable)
-            for answer in answers:
-                answer["revision"] = revision
-        return answers
+        return self._committed(txn, answers)
 
     def _write_one(
         self,

@@ -207,7 +207,7 @@ class KernelDispatch:
         every = self._tables.meter is not None or any(
             not isinstance(entry.item, Interceptor) for entry in self._tables.registered
         )
-        hooked = {point for point, _ in self._tables.hooks}
+        hooked = self._tables.before.keys() | self._tables.after.keys()
         self._set_live(
             point for point in POINTS if every or point in hooked or (observed and point.mutates)
         )
@@ -236,11 +236,14 @@ class KernelDispatch:
         account = Account(point, self._local.innermost)
         started, failed = self._clock(), True
         try:
-            self._begin(account)
-            handled = self._before(account, ctx)
+            tables = self._begin(account)
+            handled = self._resolved(account, tables, ctx) if tables.resolves else None
             if handled is None:
+                for entry in tables.before.get(point, ()):
+                    self._call_hook(account, entry, ctx)
                 result = call(ctx)
-                self._after(account, ctx, result)
+                if point in tables.after:
+                    self._after(account, tables, ctx, result)
             else:
                 result = handled.result
             failed = False
@@ -258,11 +261,13 @@ class KernelDispatch:
         account = Account(point, self._local.innermost)
         started, failed = self._clock(), True
         try:
-            self._begin(account)
-            handled = self._before(account, ctx)
+            tables = self._begin(account)
+            handled = self._resolved(account, tables, ctx) if tables.resolves else None
             if handled is None:
+                for entry in tables.before.get(point, ()):
+                    self._call_hook(account, entry, ctx)
                 result = yield from self._uncounted_waits(account, call(ctx))
-                self._after(account, ctx, result)
+                self._after(account, _tables_seen(account), ctx, result)
             else:
                 result = handled.result
             failed = False
@@ -294,19 +299,15 @@ class KernelDispatch:
         finally:
             steps.close()
 
-    def _before(self, account: Account, ctx: VFSContext) -> Handled | None:
-        tables, point = _tables_seen(account), account.point
-        if tables.by_prefix or tables.without_prefix:
-            for resolver in resolvers_for(tables, ctx.path):
-                handled = self._call_hook(account, resolver, point, ctx)
-                if handled is not None:
-                    return handled  # type: ignore[no-any-return]
-        for entry in tables.hooks.get((point, PRE), ()):
-            self._call_hook(account, entry, ctx)
+    def _resolved(self, account: Account, tables: Tables, ctx: VFSContext) -> Handled | None:
+        for resolver in resolvers_for(tables, ctx.path):
+            handled: Handled | None = self._call_hook(account, resolver, account.point, ctx)
+            if handled is not None:
+                return handled
         return None
 
-    def _after(self, account: Account, ctx: VFSContext, result: object) -> None:
-        for entry in _tables_seen(account).hooks.get((account.point, POST), ()):
+    def _after(self, account: Account, tables: Tables, ctx: VFSContext, result: object) -> None:
+        for entry in tables.after.get(account.point, ()):
             self._call_logged(account, entry, ctx, ctx, result)
 
     def notify(
@@ -345,17 +346,18 @@ class KernelDispatch:
                     self._report_if_overdue_locked(account)
             account.hook = None
 
-    def _begin(self, account: Account) -> None:
+    def _begin(self, account: Account) -> Tables:
         """Let a call see the tables of this moment, and collect what it commits in this thread."""
         self._local.innermost = account
         with self._mutex:
             if self._clock() >= self._next_look:
                 self._report_overdue_locked()
-            account.tables = self._tables
-            account.tables.calls.add(account)
+            account.tables = tables = self._tables
+            tables.calls.add(account)
         if self._store.tap is not None:
             # Who begins to observe meanwhile gets the events of later calls alone.
             account.operation = self.observers.begin()
+        return tables
 
     def _end(self, account: Account) -> None:
         if account.operation is not None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from nexus.contracts.vfs_hooks import (
+    PRE,
     HookPoint,
     HookSpec,
     Interceptor,
@@ -40,11 +41,17 @@ class Tables(msgspec.Struct, frozen=True):
     """All hooks as of one moment. ``calls`` are those that see them, guarded by the mutex."""
 
     registered: tuple[Registered, ...] = ()
-    hooks: Mapping[tuple[HookPoint[Any, Any], str], tuple[Registered, ...]] = msgspec.field(
+    before: Mapping[HookPoint[Any, Any], tuple[Registered, ...]] = msgspec.field(
+        default_factory=dict
+    )
+    """The PRE hooks of each point that has any, and below the POST hooks."""
+    after: Mapping[HookPoint[Any, Any], tuple[Registered, ...]] = msgspec.field(
         default_factory=dict
     )
     by_prefix: PathTrie[Registered] = msgspec.field(default_factory=PathTrie)
     without_prefix: tuple[Registered, ...] = ()
+    resolves: bool = False
+    """Whether there is a resolver at all."""
     meter: Registered | None = None
     calls: set[Account] = msgspec.field(default_factory=set)
 
@@ -101,19 +108,21 @@ def place_of(registered: Sequence[Registered], gone: Sequence[Registered], defau
 
 def tables_of(registered: tuple[Registered, ...], meter: Registered | None) -> Tables:
     """Return the tables of hooks in registration order."""
-    hooks: dict[tuple[HookPoint[Any, Any], str], tuple[Registered, ...]] = {}
+    before: dict[HookPoint[Any, Any], tuple[Registered, ...]] = {}
+    after: dict[HookPoint[Any, Any], tuple[Registered, ...]] = {}
     by_prefix: PathTrie[Registered] = PathTrie()
     without_prefix: tuple[Registered, ...] = ()
     for entry in registered:
         if isinstance(entry.item, Interceptor):
-            key = (entry.item.point, entry.item.phase)
-            hooks[key] = (*hooks.get(key, ()), entry)
+            hooks, point = before if entry.item.phase == PRE else after, entry.item.point
+            hooks[point] = (*hooks.get(point, ()), entry)
         elif isinstance(entry.item, VFSPathResolver) and entry.item.prefixes:
             for prefix in entry.item.prefixes:
                 by_prefix.insert(normalize("register", prefix), entry)
         else:
             without_prefix = (*without_prefix, entry)
-    return Tables(registered, hooks, by_prefix, without_prefix, meter)
+    resolves = bool(by_prefix or without_prefix)
+    return Tables(registered, before, after, by_prefix, without_prefix, resolves, meter)
 
 
 def resolvers_for(tables: Tables, path: str) -> Iterable[Registered]:

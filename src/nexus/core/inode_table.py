@@ -12,13 +12,9 @@ are known to :func:`parse_key` alone.
 Invariants:
 
 1. Every current record but a volume's root has a current record of a directory as its parent.
-2. A cached record equals the stored one. It is dropped before its commit and set after it, and a
-   reader keeps what it read only if no commit began, ran or ended meanwhile (``_epoch``,
-   ``_committing``): one that is in the store but not in the cache yet must not be mixed with it.
-3. ``_possible`` has, of a directory that was made here, at least every name that is in it: a name
-   is noted before its commit. So a name that it lacks is not there, without asking the store.
+2. What the cache has equals what is stored (:mod:`nexus.core.inode_cache`).
 
-Lock order: the VFS lock of the paths concerned, SealedStore's turn, ``_cache_lock`` (a leaf).
+Lock order: the VFS lock of the paths concerned, SealedStore's turn, the cache's own.
 """
 
 from __future__ import annotations
@@ -35,7 +31,7 @@ from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import DIRECTORY_TYPES, DT_DIR, FileMetadata, Stat
 from nexus.contracts.object_store import Extent
 from nexus.core.metadata_codec import decode_metadata, encode_event, encode_metadata
-from nexus.core.primitives import decode_event
+from nexus.core.primitives import InodeCache, decode_event
 from nexus.core.record_seal import Sealed
 from nexus.core.sealed_store import (
     CHAIN,
@@ -44,8 +40,7 @@ from nexus.core.sealed_store import (
     revision_key,
     revision_of,
 )
-from nexus.lib.lock_order import Level, ordered_lock
-from nexus.lib.paths import depth, name, parent
+from nexus.lib.paths import depth
 
 CACHED_RECORDS = 1 << 16
 CACHED_LISTING_NAMES = 1 << 18
@@ -54,17 +49,23 @@ _LARGEST_CACHED_LISTING = 1 << 14
 _UNKNOWN: Any = object()
 
 
-class Inode:
-    """A current record: its metadata, the revision that wrote it, and its sealed form."""
+class Inode(msgspec.Struct, eq=False, gc=False):
+    """A current record: its metadata, the revision that wrote it, and its sealed form.
 
-    __slots__ = ("extent", "meta", "record", "revision", "stat")
+    No cycle runs through one, so the collector of cycles need not look at the many that are kept.
+    """
 
-    def __init__(self, meta: FileMetadata, record: Sealed) -> None:
-        self.meta = meta
-        self.record = record
-        self.revision = record.revision
-        self.stat: Stat | None = None  # built on first use by the volume, then copied
-        self.extent: Extent | None = None  # where its content lies, noted by who has read it
+    meta: FileMetadata
+    record: Sealed
+    stat: Stat | None = None
+    """Built on first use by the volume, then copied."""
+    extent: Extent | None = None
+    """Where its content lies, noted by who has read it."""
+
+    @property
+    def revision(self) -> int:
+        """The revision that wrote the record."""
+        return self.record.revision
 
 
 class Version(NamedTuple):
@@ -91,15 +92,11 @@ class InodeTable:
         place = _key_part(zone_id) + _key_part(volume_id)
         self.current_prefix = b"C" + place
         self.version_prefix = b"V" + place
-        self._cache_lock = ordered_lock(Level.THREAD)  # guards all below; single lookups go without
-        self._cache: dict[str, Inode | None] = {}  # None: nothing is there
-        self._listings: dict[str, list[str]] = {}
-        self._directories: dict[str, list[str]] = {}  # in some of the directories in _listings
-        self._listed_names = 0
-        self._possible: dict[str, set[str]] = {}
-        self._possible_names = 0
-        self._epoch = 0
-        self._committing: set[object] = set()
+        limits = CACHED_RECORDS, CACHED_LISTING_NAMES, _LARGEST_CACHED_LISTING
+        self._cache: InodeCache[Inode] = InodeCache(*limits)
+        self._look = self._cache.look
+        self.drop_cache = self._cache.clear
+        """Forget everything kept in memory."""
         self._end_notices = store.on_uncertain(self.drop_cache)
 
     def close(self) -> None:
@@ -110,33 +107,35 @@ class InodeTable:
 
     def get(self, path: str) -> Inode | None:
         """Return the current record of a canonical volume path, or None."""
-        found: Inode | None = self._cache.get(path, _UNKNOWN)
+        found: Inode | None = self._look(path, _UNKNOWN)
         if found is not _UNKNOWN:
             return found
-        slash = path.rfind("/")
-        names = self._possible.get(path[:slash] or "/")
-        if names is not None and path[slash + 1 :] not in names:
-            return None
-        epoch = self._epoch
+        epoch = self._cache.epoch
         record = self.store.get(self.key(path))
         inode = None if record is None else Inode(decode_metadata(record), record)
-        self._remember(path, inode, epoch)
+        if self.store.cacheable:
+            self._cache.keep(path, inode, epoch)
         return inode
 
-    def _is_impossible(self, path: str) -> bool:
-        names = self._possible.get(parent(path))
-        return names is not None and name(path) not in names
+    def is_known_absent(self, path: str) -> bool:
+        """Return whether it is known from memory that nothing is at a path."""
+        return self._look(path, _UNKNOWN) is None
+
+    def is_known_directory(self, path: str) -> bool:
+        """Return whether it is known from memory that a directory is at a path."""
+        inode: Inode | None = self._look(path, None)
+        return inode is not None and inode.meta.entry_type in DIRECTORY_TYPES
 
     def load(self, paths: Iterable[str]) -> None:
         """Read several records at once, so that :meth:`get` finds them in memory."""
         if not self.store.cacheable:
             return
-        epoch = self._epoch
-        wanted = [p for p in paths if p not in self._cache and not self._is_impossible(p)]
+        epoch = self._cache.epoch
+        wanted = [path for path in paths if self._look(path, _UNKNOWN) is _UNKNOWN]
         records = self.store.get_many([self.key(path) for path in wanted])
         for path, record in zip(wanted, records, strict=True):
             inode = None if record is None else Inode(decode_metadata(record), record)
-            self._remember(path, inode, epoch)
+            self._cache.keep(path, inode, epoch)
 
     def key(self, path: str) -> bytes:
         """Return the key of a path's current record."""
@@ -151,29 +150,29 @@ class InodeTable:
 
         The list is shared: callers do not change it.
         """
-        names = self._listings.get(directory)
+        names = self._cache.names(directory)
         if names is not None:
             return names
-        epoch = self._epoch
+        epoch = self._cache.epoch
         records = self._children_at_once(directory)
         if records is None:
             return None
         names = self._names(directory, records)
-        self._remember_listing(directory, names, None, epoch)
+        self._keep_listing(directory, names, None, epoch)
         return names
 
     def child_directories(self, directory: str) -> list[str] | None:
         """Return the sorted names of the directories in a directory; as :meth:`child_names`."""
-        directories = self._directories.get(directory)
+        directories = self._cache.directories(directory)
         if directories is not None:
             return directories
-        epoch = self._epoch
+        epoch = self._cache.epoch
         records = self._children_at_once(directory)
         if records is None:
             return None
         are = [r for r in records if decode_metadata(r).entry_type in DIRECTORY_TYPES]
         directories = self._names(directory, are)
-        self._remember_listing(directory, self._names(directory, records), directories, epoch)
+        self._keep_listing(directory, self._names(directory, records), directories, epoch)
         return directories
 
     def _children_at_once(self, directory: str) -> list[Sealed] | None:
@@ -192,7 +191,7 @@ class InodeTable:
 
     def has_children(self, directory: str) -> bool:
         """Return whether anything lies in a directory."""
-        names = self._listings.get(directory)
+        names = self._cache.names(directory)
         if names is not None:
             return bool(names)
         return bool(self.store.scan(self._children_prefix(directory), limit=1))
@@ -256,113 +255,60 @@ class InodeTable:
 
     # -- the cache ----------------------------------------------------------------------------
 
-    def _remember(self, path: str, inode: Inode | None, epoch: int) -> None:
-        if not self.store.cacheable:
-            return
-        with self._cache_lock:
-            if epoch == self._epoch and not self._committing:
-                self._keep_locked(path, inode)
-
-    def _keep_locked(self, path: str, inode: Inode | None) -> None:
-        cache = self._cache
-        if len(cache) >= CACHED_RECORDS and path not in cache:
-            del cache[next(iter(cache))]
-        cache[path] = inode
-
-    def _remember_listing(
+    def _keep_listing(
         self, directory: str, names: list[str], directories: list[str] | None, epoch: int
     ) -> None:
-        if not self.store.cacheable:
-            return
-        with self._cache_lock:
-            if epoch == self._epoch and not self._committing:
-                self._keep_listing_locked(directory, names)
-                if directories is not None:
-                    self._directories[directory] = directories
+        if self.store.cacheable:
+            self._cache.keep_listing(directory, names, directories, epoch)
 
-    def _keep_listing_locked(self, directory: str, names: list[str]) -> None:
-        self._forget_listing_locked(directory)
-        self._listed_names += len(names)
-        while self._listings and self._listed_names > CACHED_LISTING_NAMES:
-            self._forget_listing_locked(next(iter(self._listings)))
-        self._listings[directory] = names
-
-    def _forget_listing_locked(self, directory: str) -> None:
-        names = self._listings.pop(directory, None)
-        if names is not None:
-            self._listed_names -= len(names)
-            self._directories.pop(directory, None)
-
-    def drop_cache(self) -> None:
-        """Forget everything kept in memory."""
-        with self._cache_lock:
-            self._epoch += 1
-            self._cache.clear()
-            self._listings.clear()
-            self._directories.clear()
-            self._listed_names = 0
-            self._possible.clear()
-            self._possible_names = 0
-
-    def begin(self, commit: object, changes: dict[str, Change], moved: Moved) -> None:
-        """Drop what a commit is about to change, and keep nothing new until :meth:`end`."""
-        with self._cache_lock:
-            self._committing.add(commit)
-            self._drop_locked(changes, moved)
-            if moved and self.has_whole_trees and self.store.cacheable:
-                self._note_possible_locked(moved)
-
-    def end(
-        self,
-        commit: object,
-        changes: dict[str, Change],
-        moved: Moved,
-        written: dict[bytes, Sealed],
-    ) -> None:
-        """Keep what the commit has ``written``; nothing after one that failed."""
-        with self._cache_lock:
-            self._committing.discard(commit)
-            self._drop_locked(changes, moved)
-            if not written or not self.store.cacheable:
-                return
-            for path, change in changes.items():
-                record = written.get(change.key)
-                if record is not None and change.meta is not None:
-                    self._keep_locked(path, Inode(change.meta, record))
-
-    def _note_possible_locked(self, moved: Moved) -> None:
-        """Note which names may be in directories that were made here, before they are there."""
-        for path, change in moved:
-            # Where a directory's own record was lost, its entries are there before it.
-            if change.makes_directory and not self.store.holds_any(self._children_prefix(path)):
-                self._forget_possible_locked(path)
-                self._possible[path] = set()
-        for path, change in moved:
-            if change.meta is None:
+    def stage(self, mutation: Mutation, changes: dict[str, Change]) -> Moves:
+        """Add what the changes store to a commit; return what they do to names."""
+        appearing: list[str] = []
+        vanishing: list[str] = []
+        empty: list[str] = []
+        for path, (key, meta, replaced) in changes.items():
+            if meta is not None:
+                payload = encode_metadata(meta)
+                if replaced is None:
+                    mutation.puts.append((key, payload, None))
+                    appearing.append(path)
+                    if meta.entry_type == DT_DIR and self._is_empty(path):
+                        empty.append(path)
+                else:
+                    mutation.puts.append((key, payload, replaced.record))
+                    if meta.entry_type != replaced.meta.entry_type:
+                        appearing.append(path)
+            elif replaced is not None:
+                payload = b""
+                mutation.deletes.append(replaced.record)
+                vanishing.append(path)
+            else:
                 continue
-            directory = parent(path)
-            names = self._possible.get(directory)
-            if names is not None:
-                names.add(name(path))
-                self._possible_names += 1
-                if len(names) > _LARGEST_CACHED_LISTING:
-                    self._forget_possible_locked(directory)
-        while self._possible and self._possible_names > CACHED_LISTING_NAMES:
-            self._forget_possible_locked(next(iter(self._possible)))
+            mutation.at_revision.append((self.versions_key(path), payload, b""))
+        return appearing, vanishing, empty
 
-    def _forget_possible_locked(self, directory: str) -> None:
-        self._possible_names -= len(self._possible.pop(directory, ()))
+    def _is_empty(self, made: str) -> bool:
+        """Return whether it is certain that nothing is in a directory that is being made."""
+        if not (self.has_whole_trees and self.store.cacheable):
+            return False
+        # Where a directory's own record was lost, its entries are there before it.
+        return not self.store.holds_any(self._children_prefix(made))
 
-    def _drop_locked(self, changes: dict[str, Change], moved: Moved) -> None:
-        self._epoch += 1
-        for path in changes:
-            self._cache.pop(path, None)
-        for path, change in moved:
-            if self._listings:
-                self._forget_listing_locked(parent(path))
-                self._forget_listing_locked(path)
-            if change.meta is None:
-                self._forget_possible_locked(path)
+    def begin(self, commit: object, changes: dict[str, Change], moves: Moves) -> None:
+        """Drop what a commit is about to change, and keep nothing new until :meth:`end`."""
+        self._cache.begin(commit, changes, *moves)
+
+    def end(self, commit: object, changes: dict[str, Change], written: Iterator[Sealed]) -> None:
+        """Keep what the commit has ``written`` of the changes; nothing after one that failed."""
+        kept: list[tuple[str, Inode]] = []
+        if self.store.cacheable:
+            for path, (_, meta, _) in changes.items():
+                if meta is None:
+                    continue
+                record = next(written, None)
+                if record is not None:
+                    kept.append((path, Inode(meta, record)))
+        self._cache.end(commit, kept)
 
 
 class OverlayTable(InodeTable):
@@ -389,32 +335,13 @@ class OverlayTable(InodeTable):
         return self._inodes(self.current_prefix + base, self.key(after) if after else b"")
 
 
-class Change(msgspec.Struct, frozen=True):
-    """What a transaction does to one path: a new record, or None to remove it."""
+Change: TypeAlias = tuple[bytes, FileMetadata | None, Inode | None]
+"""What a transaction does to one path: the key, the new record or None to remove it, and the record
+that it replaces. Plain tuples, here and below: a write makes some, and names cost time."""
 
-    key: bytes
-    meta: FileMetadata | None
-    replaced: Inode | None
-
-    @property
-    def moves(self) -> bool:
-        """Whether a name appears, disappears, or becomes another kind of entry."""
-        meta, replaced = self.meta, self.replaced
-        return meta is None or replaced is None or meta.entry_type != replaced.meta.entry_type
-
-    @property
-    def makes_directory(self) -> bool:
-        """Whether a directory appears, in which nothing can be yet."""
-        meta = self.meta
-        return self.replaced is None and meta is not None and meta.entry_type == DT_DIR
-
-
-Moved: TypeAlias = list[tuple[str, Change]]
-"""The changes by which a name appears, disappears, or becomes another kind of entry."""
-
-
-def _moved(changes: dict[str, Change]) -> Moved:
-    return [item for item in changes.items() if item[1].moves]
+Moves: TypeAlias = tuple[list[str], list[str], list[str]]
+"""Paths of a commit at which something appears, at which something vanishes, and new directories in
+which nothing is; see :meth:`InodeCache.begin`."""
 
 
 class Transaction:
@@ -428,8 +355,8 @@ class Transaction:
         self._mutation = Mutation(reclaim=reclaim)
         self._changes: dict[InodeTable, dict[str, Change]] = {}
         self._events: list[FileEvent] = []
-        self._on_finish: list[Callable[[], None]] = []
-        self._on_commit: list[Callable[[], None]] = []
+        self._on_finish: tuple[Callable[[], None], ...] = ()
+        self._on_commit: tuple[Callable[[], None], ...] = ()
 
     def __enter__(self) -> Transaction:
         return self
@@ -440,30 +367,32 @@ class Transaction:
 
     def on_finish(self, callback: Callable[[], None]) -> None:
         """Call back when the transaction's block is left, committed or not."""
-        self._on_finish.append(callback)
+        self._on_finish += (callback,)
 
     def on_commit(self, callback: Callable[[], None]) -> None:
         """Call back once everything is committed, while the caller's locks are still held."""
-        self._on_commit.append(callback)
+        self._on_commit += (callback,)
 
     def get(self, table: InodeTable, path: str) -> FileMetadata | None:
         """Return the metadata at a path as this transaction would leave it."""
         changes = self._changes.get(table)
         if changes and path in changes:
-            return changes[path].meta
+            return changes[path][1]
         inode = table.get(path)
         return None if inode is None else inode.meta
 
     def put(self, table: InodeTable, path: str, meta: FileMetadata, *, fresh: bool = False) -> None:
         """Create or replace the record of a path; ``fresh`` promises that none is there."""
-        changes = self._changes.setdefault(table, {})
+        changes = self._changes.get(table)
+        if changes is None:
+            changes = self._changes[table] = {}
         earlier = changes.get(path)
-        replaced = earlier.replaced if earlier else None if fresh else table.get(path)
-        changes[path] = Change(table.key(path), meta, replaced)
+        replaced = earlier[2] if earlier else None if fresh else table.get(path)
+        changes[path] = (table.key(path), meta, replaced)
 
     def remove(self, table: InodeTable, path: str, inode: Inode) -> None:
         """Remove the record of a path, as read before."""
-        self._changes.setdefault(table, {})[path] = Change(table.key(path), None, inode)
+        self._changes.setdefault(table, {})[path] = (table.key(path), None, inode)
 
     @property
     def is_empty(self) -> bool:
@@ -489,21 +418,19 @@ class Transaction:
     def commit(self, *, durable: bool) -> int:
         """Commit everything; return the revision. Errors: those of the driver."""
         mutation, store, events = self._mutation, self._store, self._events
-        changed = [(table, some, _moved(some)) for table, some in self._changes.items()]
-        for table, changes, _ in changed:
-            for path, change in changes.items():
-                self._stage(table, path, change)
+        others = len(mutation.puts)  # the records outside of the tables, which come first
+        changed = [(t, changes, t.stage(mutation, changes)) for t, changes in self._changes.items()]
         if events:
             self._stage_events(events)
-        by_key: dict[bytes, Sealed] = {}
+        written: Iterator[Sealed] = iter(())
         try:
-            for table, changes, moved in changed:
-                table.begin(self, changes, moved)
-            revision, written = store.commit(mutation, durable=durable)
-            by_key = {record.key: record for record in written}
+            for table, changes, moves in changed:
+                table.begin(self, changes, moves)
+            revision, records = store.commit(mutation, durable=durable)
+            written = iter(records[others:])
         finally:
-            for table, changes, moved in changed:
-                table.end(self, changes, moved, by_key)
+            for table, changes, _ in changed:
+                table.end(self, changes, written)
             # Also where the outcome is unknown: who is woken looks into the journal.
             if events:
                 store.announce(events)
@@ -514,23 +441,12 @@ class Transaction:
     def _stage_events(self, events: list[FileEvent]) -> None:
         mutation, store = self._mutation, self._store
         for sequence, event in enumerate(events):
-            mutation.put_at_revision(b"J", encode_event(event), sequence.to_bytes(4, "big"))
+            entry = b"J", encode_event(event), sequence.to_bytes(4, "big")
+            mutation.at_revision.append(entry)
         if store.tap is not None:
             mutation.on_committed = store.tap(events)
         if store.chain is not None:
             mutation.chain = partial(store.chain, events)
-
-    def _stage(self, table: InodeTable, path: str, change: Change) -> None:
-        replaced = change.replaced.record if change.replaced else None
-        if change.meta is not None:
-            payload = encode_metadata(change.meta)
-            self._mutation.put(change.key, payload, replaced)
-        elif replaced is not None:
-            payload = b""
-            self._mutation.delete(replaced)
-        else:
-            return
-        self._mutation.put_at_revision(table.versions_key(path), payload)
 
 
 def journal_records(

@@ -58,7 +58,7 @@ from nexus.core.volume import (
     no_such_version,
 )
 from nexus.lib.on_first_use import OnFirstUse
-from nexus.lib.paths import join
+from nexus.lib.paths import join, parent
 
 if TYPE_CHECKING:
     from nexus.core.channels import Channels
@@ -107,13 +107,21 @@ class InodeVolume(TreeVolume):
             if relative == "/":
                 raise self._rootless("stat")
             return None
-        stat = inode.stat
-        if stat is None:
-            stat = inode.stat = self._build_stat(relative, inode.meta, inode.revision)
-        answer = stat.copy()
+        answer = (inode.stat or self._keep_stat(relative, inode)).copy()
         if answer["attributes"]:
             answer["attributes"] = dict(answer["attributes"])
         return answer
+
+    def look(self, relative: str) -> Stat | None:
+        while (inode := self.table.get(relative)) is None:
+            if relative == "/":
+                raise self._rootless("stat")
+            relative = parent(relative)
+        return inode.stat or self._keep_stat(relative, inode)
+
+    def _keep_stat(self, relative: str, inode: Inode) -> Stat:
+        stat = inode.stat = self._build_stat(relative, inode.meta, inode.revision)
+        return stat
 
     def _lookup(
         self, operation: str, relative: str, txn: Transaction | None = None
@@ -316,6 +324,15 @@ class InodeVolume(TreeVolume):
         content = self._stored(self._content.splice(etag, size, data))
         txn.on_finish(lambda: self._content.unpin(content.etag))
         return self._put_file(txn, relative, old, content, memoryview(data).nbytes, actor)
+
+    def write_new(
+        self, txn: Transaction, relative: str, prepared: Content, actor: Actor
+    ) -> Stat | None:
+        table = self.table
+        if not table.is_known_absent(relative) or not table.is_known_directory(parent(relative)):
+            return None
+        meta = self._created(relative, actor, mode=DEFAULT_FILE_MODE, content=prepared)
+        return self._record_written(txn, relative, meta, prepared.size, actor, fresh=True)
 
     def write_at(
         self,

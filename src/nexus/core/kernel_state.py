@@ -166,7 +166,7 @@ class KernelState:
         zone_id = actor.context.zone_id
         wanted = {lock_key(zone_id, target.path) for target in targets}
         while True:
-            with self._locked_all(wanted), Transaction(self.store) as txn:
+            with self.locked_all(wanted), Transaction(self.store) as txn:
                 if self.closed or self.router.table(zone_id) is not mounted:
                     self._check_still_routed(operation, targets, zone_id)
                 needed = _topmost_missing(targets, zone_id)
@@ -176,7 +176,8 @@ class KernelState:
                     return change(txn)
             wanted |= needed
 
-    def _locked_all(self, locks: set[str]) -> Hold | HoldSet:
+    def locked_all(self, locks: set[str]) -> Hold | HoldSet:
+        """Hold several lock keys exclusively for the length of a block."""
         if len(locks) == 1:
             return self.locks.write(next(iter(locks)))
         return self.locks.write_many(locks)

@@ -12,9 +12,11 @@ Invariants:
    the sum of their seals modulo 2**64, so that a missing record is noticed by counting.
 4. After a commit whose outcome is unknown the head is read again before anything else commits.
 
-Lock order: ``_turn``, then whatever the driver takes. Group commit: mutations queue, and whoever
-gets ``_turn`` commits everything queued in one batch of the driver, synced once if any asks for
-it. A batch that is refused for one mutation's sake is repeated mutation by mutation.
+Lock order: ``_turn``, then whatever the driver takes. Where the driver shares syncs, a mutation is
+committed by itself within the turn, and the sync that it asks for is waited for after it. Elsewhere
+commits are grouped: mutations queue, and whoever gets ``_turn`` commits everything queued in one
+batch of the driver, synced once if any asks for it. A batch that is refused for one mutation's sake
+is repeated mutation by mutation.
 
 The head is the last put of each commit and its only condition: a driver may keep count by it.
 """
@@ -26,7 +28,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -38,12 +40,11 @@ from nexus.contracts.errors import (
     StorageFailedError,
 )
 from nexus.contracts.metastore import Batch, Condition, MetastoreABC
-from nexus.core.primitives import seal_record, unseal_record
-from nexus.core.record_seal import Sealed
+from nexus.core.primitives import seal_commit, seal_record, unseal_record
+from nexus.core.record_seal import HEAD, HeadFields, Sealed
 from nexus.lib.lock_order import Level, ordered_lock
 
 _REVISION = struct.Struct(">Q")  # big-endian, so that it sorts in keys
-_HEAD = struct.Struct("<QQQQQ")  # the fields of Head
 _HEAD_KEY = b"K"  # next to the newest journal entry, for one page less in each commit
 _MASK = (1 << 64) - 1
 _GROUP_LIMIT = 256
@@ -54,7 +55,7 @@ CHAIN = b"A"
 _FSCK_HINT = "run `nexus fsck`; `nexus fsck --repair` restores what has a second copy"
 
 
-class Head(msgspec.Struct, frozen=True, gc=False):
+class Head(NamedTuple):
     """The totals of the store as of a revision."""
 
     revision: int = 0
@@ -71,14 +72,15 @@ class Head(msgspec.Struct, frozen=True, gc=False):
 
     def packed(self) -> bytes:
         """Return the payload of the head record."""
-        return _HEAD.pack(
-            self.revision, self.records, self.seal_sum, self.journal_start, self.chain_end
-        )
+        return HEAD.pack(*self)
 
 
 Chain = Callable[[Sequence[Any], int, bytes], bytes]
 """Told of what is being committed, its revision, and the record of the commit before it that had
 one (empty for the first); returns the record of this one. Called within the turn: it takes none."""
+
+_Link = tuple[int, bytes]
+"""A revision, and the record of its commit."""
 
 Tap = Callable[[Sequence[Any]], Callable[[int], None] | None]
 """Told of what is about to be committed; returns what to call with its revision, in order."""
@@ -144,10 +146,11 @@ class SealedStore:
 
     def __init__(self, store: MetastoreABC) -> None:
         self._store = store
+        self._shares_syncs = store.capabilities.shares_syncs
         self._turn = ordered_lock(Level.THREAD)
         self._queue: deque[_Ticket] = deque()
-        self._head: Head | None = None  # guarded by _turn; None: read it before the next commit
-        self._newest_link = (0, b"")  # guarded by _turn: a revision, and the record of its commit
+        self._head: HeadFields | None = None  # guarded by _turn; None: read it before a commit
+        self._newest_link: _Link = (0, b"")  # guarded by _turn
         self._head_version = 0
         self.commits = 0  # of this process; guarded by _turn
         self._on_uncertain: list[Callable[[], None]] = []
@@ -228,7 +231,7 @@ class SealedStore:
     def head(self) -> Head:
         """Return the totals as of the last commit. Errors: CorruptionError."""
         with self._turn:
-            return self._load_head_locked()
+            return Head._make(self._load_head_locked())
 
     @contextmanager
     def frozen(self) -> Iterator[Head | None]:
@@ -238,7 +241,7 @@ class SealedStore:
         """
         with self._turn:
             try:
-                head: Head | None = self._load_head_locked()
+                head: Head | None = Head._make(self._load_head_locked())
             except CorruptionError:
                 head = None
             yield head
@@ -249,6 +252,8 @@ class SealedStore:
         Errors: those of the driver, and that of a requirement which does not hold, with nothing
         acknowledged.
         """
+        if self._shares_syncs:
+            return self._commit_alone(mutation, durable)
         ticket = _Ticket(mutation, durable)
         try:
             self._queue.append(ticket)
@@ -261,6 +266,20 @@ class SealedStore:
         if ticket.error is not None:
             raise copy.copy(ticket.error)
         return ticket.revision, ticket.written
+
+    def _commit_alone(self, mutation: Mutation, durable: bool) -> tuple[int, list[Sealed]]:
+        """Commit within the turn, and wait for the disk after it, with who else waits for that."""
+        try:
+            with self._turn:
+                answer = self._apply_alone_locked(mutation)
+            if durable:
+                self._store.sync()
+            return answer
+        except BaseException as error:
+            self._head = None
+            if not isinstance(error, NoSpaceError | ConflictError):
+                self._tell_uncertain()
+            raise
 
     def _withdraw(self, ticket: _Ticket) -> None:
         """Return once nobody will commit the ticket any more, whatever interrupts the wait.
@@ -302,8 +321,7 @@ class SealedStore:
         value, _ = seal_record(_HEAD_KEY, head.packed(), revision_key(head.revision))
         self._store.commit(Batch([(_HEAD_KEY, value)]), durable=True)
         self._head = None
-        for callback in self._on_uncertain:
-            callback()
+        self._tell_uncertain()
         return head
 
     def check(self) -> list[str]:
@@ -327,7 +345,7 @@ class SealedStore:
             )
         return record
 
-    def _load_head_locked(self) -> Head:
+    def _load_head_locked(self) -> HeadFields:
         if self._head is None:
             found = self._store.get(_HEAD_KEY)
             if found is None:
@@ -338,21 +356,21 @@ class SealedStore:
                 self._head, self._head_version = Head(), 0
             else:
                 payload = self._open(_HEAD_KEY, found[0]).payload
-                if len(payload) > _HEAD.size:
+                if len(payload) > HEAD.size:
                     raise CorruptionError(
                         "metastore",
                         None,
-                        f"the head record has {len(payload)} bytes, more than {_HEAD.size}",
+                        f"the head record has {len(payload)} bytes, more than {HEAD.size}",
                         hint="it was written by a newer release",
                     )
-                fields = _HEAD.unpack(payload.ljust(_HEAD.size, b"\0"))  # early ones have fewer
-                self._head, self._head_version = Head(*fields), found[1]
+                fields = HEAD.unpack(payload.ljust(HEAD.size, b"\0"))  # early ones have fewer
+                self._head, self._head_version = Head._make(fields), found[1]
         return self._head
 
-    def _link_locked(self, revision: int) -> bytes:
+    def _link_locked(self, revision: int, newest: _Link) -> bytes:
         """Return the record of a commit, empty where it has none."""
-        if revision and self._newest_link[0] == revision:
-            return self._newest_link[1]
+        if revision and newest[0] == revision:
+            return newest[1]
         record = self.get(CHAIN + _REVISION.pack(revision)) if revision else None
         return record.payload if record else b""
 
@@ -378,100 +396,109 @@ class SealedStore:
             self._head = None
             for ticket in tickets:
                 ticket.error = ticket.error or _interrupted()
-            for callback in self._on_uncertain:
-                callback()
+            self._tell_uncertain()
             raise
         finally:
             for ticket in tickets:
                 ticket.done = True
 
+    def _tell_uncertain(self) -> None:
+        for callback in self._on_uncertain:
+            callback()
+
     def _try_group_locked(self, tickets: list[_Ticket]) -> NexusError | None:
         """Commit them; return what refused all of them, not what each one failed by itself."""
         try:
-            self._apply_locked(tickets)
+            self._apply_group_locked(tickets)
             return None
         except NexusError as error:
             self._head = None
             if not isinstance(error, NoSpaceError | ConflictError):
-                for callback in self._on_uncertain:
-                    callback()
+                self._tell_uncertain()
             for ticket in tickets:
                 ticket.error = error
             return error
 
-    def _apply_locked(self, tickets: list[_Ticket]) -> None:
-        head = self._head
-        if head is None:
-            head = self._load_head_locked()
-        revision, records, total = head.revision, head.records, head.seal_sum
-        start, chain_end = head.journal_start, head.chain_end
+    def _apply_group_locked(self, tickets: list[_Ticket]) -> None:
+        head = self._head or self._load_head_locked()
+        link = self._newest_link
         puts: dict[bytes, bytes] = {}
         deletes: dict[bytes, None] = {}
-        durable = False
-        reclaim = True
-        link: bytes | None = None
-        committed = 0
+        committed: list[_Ticket] = []
         for ticket in tickets:
             mutation = ticket.mutation
-            ticket.error = None
-            if mutation.required:
-                ticket.error = self._unmet(mutation, puts, deletes)
-                if ticket.error is not None:
-                    continue
-            committed += 1
-            revision += 1
-            ticket.revision = revision
-            at = _REVISION.pack(revision)
-            ticket.written.clear()
-            durable |= ticket.durable
-            reclaim &= mutation.reclaim
+            ticket.error = self._unmet(mutation, puts, deletes)
+            if ticket.error is not None:
+                continue
+            head, link, rows, ticket.written = self._sealed_locked(head, link, mutation)
+            ticket.revision = head[0]
             for record in mutation.deletes:
                 deletes[record.key] = None
                 puts.pop(record.key, None)
-                records -= 1
-                total -= record.seal
-            for key, payload, replaced in mutation.puts:
-                puts[key], seal = seal_record(key, payload, at)
-                if deletes:
-                    deletes.pop(key, None)
-                ticket.written.append(Sealed(key, payload, revision, seal))
-                if replaced is None:
-                    records += 1
-                    total += seal
-                else:
-                    total += seal - replaced.seal
-            for prefix, payload, suffix in mutation.at_revision:
-                key = prefix + at + suffix
-                puts[key], seal = seal_record(key, payload, at)
-                records += 1
-                total += seal
-            if mutation.chain is not None:
-                previous = self._link_locked(chain_end) if link is None else link
-                link = mutation.chain(revision, previous)
-                key = CHAIN + at
-                puts[key], seal = seal_record(key, link, at)
-                records += 1
-                total += seal
-                chain_end = revision
-            if mutation.journal_start is not None:
-                start = max(start, mutation.journal_start)
+            for key, value in rows:
+                deletes.pop(key, None)
+                puts[key] = value
+            committed.append(ticket)
         if not committed:
             return
-        new = Head(revision, records, total & _MASK, start, chain_end)
-        puts[_HEAD_KEY], _ = seal_record(_HEAD_KEY, new.packed(), at)
-        self._head_version = self._store.commit(
-            Batch(list(puts.items()), list(deletes)),
-            (Condition(_HEAD_KEY, self._head_version),),
-            durable=durable,
-            reclaim=reclaim,
-        )
-        if link is not None:
-            self._newest_link = (chain_end, link)
-        self._head = new
-        self.commits += committed
-        for ticket in tickets:
-            if ticket.error is None and ticket.mutation.on_committed is not None:
+        durable = any(ticket.durable for ticket in committed)
+        reclaim = all(ticket.mutation.reclaim for ticket in committed)
+        rows = list(puts.items())
+        self._store_locked(head, link, rows, list(deletes), durable=durable, reclaim=reclaim)
+        self.commits += len(committed)
+        for ticket in committed:
+            if ticket.mutation.on_committed is not None:
                 ticket.mutation.on_committed(ticket.revision)
+
+    def _apply_alone_locked(self, mutation: Mutation) -> tuple[int, list[Sealed]]:
+        if mutation.required:
+            error = self._unmet(mutation, {}, {})
+            if error is not None:
+                raise error
+        head = self._head or self._load_head_locked()
+        head, link, rows, written = self._sealed_locked(head, self._newest_link, mutation)
+        deletes: list[bytes] = []
+        if mutation.deletes:
+            kept = {key for key, _ in rows}
+            deletes = [record.key for record in mutation.deletes if record.key not in kept]
+        self._store_locked(head, link, rows, deletes, durable=False, reclaim=mutation.reclaim)
+        self.commits += 1
+        if mutation.on_committed is not None:
+            mutation.on_committed(head[0])
+        return head[0], written
+
+    def _sealed_locked(
+        self, head: HeadFields, link: _Link, mutation: Mutation
+    ) -> tuple[HeadFields, _Link, list[tuple[bytes, bytes]], list[Sealed]]:
+        """Return the head after a mutation, the newest link, its rows, and the records it puts."""
+        at_revision = mutation.at_revision
+        if mutation.chain is not None:
+            link = head[0] + 1, mutation.chain(head[0] + 1, self._link_locked(head[4], link))
+            at_revision = [*at_revision, (CHAIN, link[1], b"")]
+            head = (*head[:4], link[0])
+        if mutation.journal_start is not None:
+            head = (*head[:3], max(head[3], mutation.journal_start), head[4])
+        rows, written, head = seal_commit(
+            _HEAD_KEY, head, mutation.puts, mutation.deletes, at_revision
+        )
+        return head, link, rows, written
+
+    def _store_locked(
+        self,
+        head: HeadFields,
+        link: _Link,
+        rows: list[tuple[bytes, bytes]],
+        deletes: list[bytes],
+        *,
+        durable: bool,
+        reclaim: bool,
+    ) -> None:
+        condition = Condition(_HEAD_KEY, self._head_version)
+        self._head_version = self._store.commit(
+            Batch(rows, deletes), (condition,), durable=durable, reclaim=reclaim
+        )
+        self._newest_link = link
+        self._head = head
 
     def _unmet(
         self, mutation: Mutation, puts: dict[bytes, bytes], deletes: dict[bytes, None]

@@ -17,7 +17,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from nexus.contracts.errors import BusyError, DirectoryNotEmptyError, NexusError, PathNotFoundError
-from nexus.contracts.file_events import METADATA_CHANGE
+from nexus.contracts.file_events import FILE_WRITE, METADATA_CHANGE
 from nexus.contracts.metadata import (
     CHANNEL_TYPES,
     DIRECTORY_TYPES,
@@ -287,9 +287,25 @@ class TreeVolume(Volume):
                 run_id=actor.context.run_id,
                 backend_name=self._backend_name,
             )
-        self._put(txn, relative, meta, actor)
+        return self._record_written(txn, relative, meta, bytes_written, actor)
+
+    def _record_written(
+        self,
+        txn: Transaction,
+        relative: str,
+        meta: FileMetadata,
+        bytes_written: int,
+        actor: Actor,
+        *,
+        fresh: bool = False,
+    ) -> Stat:
+        path = self.absolute(relative)
+        txn.put(self.table, relative, meta, fresh=fresh)
+        txn.event(
+            actor.event(FILE_WRITE, path, etag=meta.etag, size=meta.size, version=meta.version)
+        )
         return {
-            "path": self.absolute(relative),
+            "path": path,
             "bytes_written": bytes_written,
             "etag": meta.etag,
             "version": meta.version,

@@ -40,7 +40,7 @@ from nexus.contracts.metadata import (
 )
 from nexus.contracts.object_store import Content, ContentStoreABC, Leftovers
 from nexus.core.inode_table import Transaction
-from nexus.lib.paths import join
+from nexus.lib.paths import join, parent
 
 if TYPE_CHECKING:
     from nexus.core.channels import Channels
@@ -144,6 +144,15 @@ class Volume(ABC):
     def stat(self, relative: str) -> Stat | None:
         """Return the attributes, a dict of the caller's own, or None where nothing is."""
 
+    def look(self, relative: str) -> Stat | None:
+        """Return the attributes of a path, or of the nearest directory above it that is there.
+
+        They may be in a dict that others see too. None where not even the root is there.
+        """
+        while (stat := self.stat(relative)) is None and relative != "/":
+            relative = parent(relative)
+        return stat
+
     def read_again(self, relative: str) -> bytes | None:
         """Return the whole content of a file that was read before, None where that is unknown.
 
@@ -225,6 +234,15 @@ class Volume(ABC):
         actor: Actor,
     ) -> Stat:
         """Write a whole file, or append to it."""
+
+    def write_new(
+        self, txn: Transaction, relative: str, prepared: Content, actor: Actor
+    ) -> Stat | None:
+        """Write a whole file that is new, in a directory that is there: as :meth:`write`.
+
+        None, and nothing was done, where that is not so or not known from memory.
+        """
+        return None
 
     @abstractmethod
     def write_at(

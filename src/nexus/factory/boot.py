@@ -152,8 +152,7 @@ def look_of(nx: NexusFS) -> Look:
         if mount.volume is None:
             reason = f"the mount {point} is unavailable: {mount.problem}"
             raise StorageError("stat", path, reason)
-        while (stat := mount.volume.stat(relative)) is None and relative != "/":
-            relative = parent(relative)
+        stat = mount.volume.look(relative)
         if stat is None and point != "/":
             return look(parent(point), zone_id)  # the folder behind the mount has gone
         return stat

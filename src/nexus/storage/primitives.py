@@ -5,9 +5,12 @@ Layer: storage. What :mod:`nexus.core.primitives` is to the kernel.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from nexus.lib.disk import Disk
 from nexus.lib.native import chosen
+from nexus.storage.object_store.object_index import ObjectIndex
 
 if TYPE_CHECKING or chosen().module is None:
     from nexus.storage.object_store.segment_file import packed_record
@@ -15,4 +18,32 @@ if TYPE_CHECKING or chosen().module is None:
 else:
     from nexus._kernel import StreamBuffer, packed_record
 
-__all__ = ["StreamBuffer", "packed_record"]
+__all__ = ["StreamBuffer", "create_object_index", "open_object_index", "packed_record"]
+
+
+def open_object_index(path: str, disk: Disk, boot: int) -> ObjectIndex:
+    """Open an index within the boot of a number. Errors: IndexLostError; OSError."""
+    native = _native_for(disk)
+    if native is None:
+        return ObjectIndex(path, disk=disk, boot=boot)
+    opened: ObjectIndex = native.ObjectIndex(path, boot=boot)
+    return opened
+
+
+def create_object_index(
+    path: str, fill: Callable[[ObjectIndex], None], disk: Disk, boot: int
+) -> ObjectIndex:
+    """Make an index in place of any other, with what ``fill`` puts into it or not at all.
+
+    Errors: OSError; those of ``fill``.
+    """
+    native = _native_for(disk)
+    if native is None:
+        return ObjectIndex.create(path, fill, disk=disk, boot=boot)
+    made: ObjectIndex = native.ObjectIndex.create(path, fill, boot=boot)
+    return made
+
+
+def _native_for(disk: Disk) -> Any:
+    """Return the extension module, None for a disk whose calls have to go through Python."""
+    return chosen().module if type(disk) is Disk else None

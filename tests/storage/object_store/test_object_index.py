@@ -1,8 +1,14 @@
-"""ObjectIndex: a map that survives kills, tells damage, and distrusts a power cut."""
+"""ObjectIndex: a map that survives kills, tells damage, and distrusts a power cut.
+
+On a plain disk both implementations are tried; one that fails at a chosen call is Python's.
+"""
 
 import os
+import tempfile
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xxhash
@@ -19,10 +25,12 @@ from nexus.storage.object_store.object_index import (
     IndexLostError,
     ObjectIndex,
 )
+from nexus.storage.object_store.segment_file import SegmentFile, record_bytes
 from nexus.testing.faults import FaultyDisk, KilledError, KillingDisk
 
 BOOT = 7
 END = End(3, 640)
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
 def entry(number: int, **changes: int) -> Entry:
@@ -39,19 +47,40 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "objects.idx")
 
 
-def create(
-    path: str, amount: int = 0, *, disk: Disk | None = None, boot: int = BOOT
-) -> ObjectIndex:
-    return ObjectIndex.create(
-        path, lambda index: index.put_many(entries(amount)), disk=disk or Disk(), boot=boot
-    )
+class Twin:
+    """Which implementation the test in hand opens."""
+
+    native: Any = None
 
 
-def reopen(path: str, *, boot: int = BOOT) -> ObjectIndex:
+@pytest.fixture(autouse=True, params=["python", "rust"])
+def twin(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.param == "rust":
+        reason = "the Rust kernel is not built"
+        Twin.native = pytest.importorskip("nexus._kernel", reason=reason).ObjectIndex
+    yield
+    Twin.native = None
+
+
+of_python = pytest.mark.parametrize("twin", ["python"], indirect=True)
+
+
+def create(path: str, amount: int = 0, *, disk: Disk | None = None, boot: int = BOOT) -> Any:
+    def fill(index: Any) -> None:
+        index.put_many(entries(amount))
+
+    if Twin.native is not None:
+        return Twin.native.create(path, fill, boot=boot)
+    return ObjectIndex.create(path, fill, disk=disk or Disk(), boot=boot)
+
+
+def reopen(path: str, *, boot: int = BOOT) -> Any:
+    if Twin.native is not None:
+        return Twin.native(path, boot=boot)
     return ObjectIndex(path, disk=Disk(), boot=boot)
 
 
-def content(index: ObjectIndex) -> dict[bytes, Entry]:
+def content(index: Any) -> dict[bytes, Entry]:
     pages = range(1, index.page_count)
     return {found.object_id: found for number in pages for found in index.entries_in(number)}
 
@@ -124,6 +153,7 @@ def test_an_unclean_end_is_trusted_within_the_boot_only(path: str):
             reopen(path, boot=boot)
 
 
+@of_python
 def test_the_first_change_after_a_clean_close_takes_cleanness_back_durably(path: str):
     create(path, 10).close(END)
     disk = FaultyDisk()
@@ -234,6 +264,7 @@ def test_a_sealed_map_that_fits_no_pages_is_made_anew_from_them(path: str, store
     index.close(None)
 
 
+@of_python
 @pytest.mark.parametrize("nth", range(1, 40))
 @pytest.mark.parametrize("bytes_kept", [0, 1, PAGE_BYTES - 1])
 def test_a_write_that_fails_loses_nothing_that_was_acknowledged(
@@ -260,6 +291,7 @@ def test_a_write_that_fails_loses_nothing_that_was_acknowledged(
         assert content(reopened) == model
 
 
+@of_python
 def test_a_kill_between_any_two_writes_loses_nothing_then_or_later(tmp_path: Path):
     for nth in count(1):
         path = str(tmp_path / f"{nth}.idx")
@@ -282,7 +314,7 @@ def test_a_kill_between_any_two_writes_loses_nothing_then_or_later(tmp_path: Pat
             return
 
 
-def put_three(index: ObjectIndex, number: int, acknowledged: dict[bytes, Entry]) -> None:
+def put_three(index: Any, number: int, acknowledged: dict[bytes, Entry]) -> None:
     batch = [entry(number + more) for more in range(3)]
     index.put_many(batch)
     acknowledged.update((found.object_id, found) for found in batch)
@@ -364,6 +396,86 @@ def test_a_listing_shows_what_waits_instead_of_what_is_older(path: str):
     index = create(path, 2)
     index.add([entry(0, offset=77)])
     assert content(index) == expected(2) | {entry(0).object_id: entry(0, offset=77)}
+
+
+@pytest.fixture
+def segment(tmp_path: Path) -> SegmentFile:
+    return SegmentFile(Disk(), str(tmp_path / "1.seg"), 1, create=True)
+
+
+def objects(*numbers: int) -> list[tuple[bytes, bytes]]:
+    return [(entry(number).object_id, b"object %d" % number) for number in numbers]
+
+
+def test_new_objects_are_appended_and_found_where_they_lie(path: str, segment: SegmentFile):
+    index = create(path)
+    end = index.append_new(segment, 64, 1000, objects(1, 2), 7)
+    assert end == 64 + 2 * record_bytes(8) == segment.size()
+    for object_id, data in objects(1, 2):
+        found = Entry._make(index.get(object_id))
+        assert segment.read(found) == data
+        assert (found.segment, found.size, found.aside, found.at_ns) == (1, 8, 0, 7)
+    assert index.append_new(segment, end, 1000, objects(3), 8) == segment.size()
+    assert [found.object_id for found in segment.records(64)] == [k for k, _ in objects(1, 2, 3)]
+
+
+@pytest.mark.parametrize("already", ["waiting", "in a page"])
+@pytest.mark.parametrize(("numbers", "limit"), [((5, 1), 1000), ((5, 5), 1000), ((5, 6), 200)])
+def test_nothing_is_appended_of_what_is_there_comes_twice_or_has_no_room(
+    path: str, segment: SegmentFile, numbers: tuple[int, ...], limit: int, already: str
+):
+    index = create(path)
+    (index.add if already == "waiting" else index.put_many)([entry(1)])
+    assert index.append_new(segment, 64, limit, objects(*numbers), 7) is None
+    assert segment.size() == 64
+    assert index.get(entry(5).object_id) is None
+
+
+steps = st.one_of(
+    st.tuples(st.sampled_from(["add", "put_many", "remove_many"]), st.lists(st.integers(0, 150))),
+    st.tuples(st.sampled_from(["flush", "reopen", "close"])),
+)
+
+
+@of_python
+@settings(max_examples=10_000, deadline=None)
+@given(st.lists(steps, max_size=6))
+def test_both_implementations_make_the_same_of_the_same_changes(
+    done: list[tuple[Any, ...]],
+):
+    native = pytest.importorskip("nexus._kernel", reason="the Rust kernel is not built").ObjectIndex
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        paths = [f"{folder}/python", f"{folder}/rust"]
+        openers: list[Callable[[str], Any]] = [
+            lambda path: ObjectIndex(path, disk=Disk(), boot=BOOT),
+            lambda path: native(path, boot=BOOT),
+        ]
+        create(paths[0]).close(None)
+        Path(paths[1]).write_bytes(Path(paths[0]).read_bytes())
+        indexes = [opened(path) for opened, path in zip(openers, paths, strict=True)]
+        for serial, (what, *numbers) in enumerate(done):
+            changed = [
+                entry(number, offset=1000 * serial + number) for number in (numbers or [[]])[0]
+            ]
+            if what == "remove_many":
+                changed = [found.object_id for found in changed]  # type: ignore[misc]
+            for position, index in enumerate(indexes):
+                if what in ("reopen", "close"):
+                    index.close(None if what == "reopen" else END)
+                    indexes[position] = openers[position](paths[position])
+                elif what == "flush":
+                    index.flush()
+                else:
+                    getattr(index, what)(changed)
+        one, other = indexes
+        assert one.page_count == other.page_count
+        assert one.waiting() == other.waiting()
+        assert content(one) == content(other)
+        assert (one.end, one.covered) == (other.end, other.covered)
+        one.close(END)
+        other.close(END)
+        assert Path(paths[0]).read_bytes()[:PAGE_BYTES] == Path(paths[1]).read_bytes()[:PAGE_BYTES]
+        assert content(openers[1](paths[0])) == content(openers[0](paths[1]))
 
 
 def flip(path: str, offset: int) -> None:

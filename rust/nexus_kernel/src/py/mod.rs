@@ -2,7 +2,9 @@
 
 mod chunker;
 mod holders;
+mod inode_cache;
 mod metadata_codec;
+mod object_index;
 mod path_trie;
 mod paths;
 mod record_seal;
@@ -23,13 +25,17 @@ mod kernel {
     #[pymodule_export]
     use super::holders::Holders;
     #[pymodule_export]
+    use super::inode_cache::InodeCache;
+    #[pymodule_export]
     use super::metadata_codec::{decode_event, decode_metadata, encode_event, encode_metadata};
+    #[pymodule_export]
+    use super::object_index::ObjectIndex;
     #[pymodule_export]
     use super::path_trie::PathTrie;
     #[pymodule_export]
     use super::paths::normalize;
     #[pymodule_export]
-    use super::record_seal::{seal_record, unseal_record};
+    use super::record_seal::{seal_commit, seal_record, unseal_record};
     #[pymodule_export]
     use super::ring_buffer::RingBuffer;
     #[pymodule_export]

@@ -175,6 +175,10 @@ impl OrderedStore {
             .map_err(raised)
     }
 
+    fn keep_witness(&self, path: PathBuf, boot: u64) -> PyResult<()> {
+        self.0.keep_witness(&path, boot).map_err(raised)
+    }
+
     fn skip_to(&self, py: Python<'_>, revision: u64) -> PyResult<()> {
         py.detach(|| self.0.skip_to(revision)).map_err(raised)
     }

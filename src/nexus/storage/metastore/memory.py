@@ -35,7 +35,9 @@ class MemoryMetastore(MetastoreABC):
     """An ordered store in memory. Shared freely between threads."""
 
     name = "memory"
-    capabilities = MetastoreCapabilities(persistent=False, exclusive_owner=True, loadable=True)
+    capabilities = MetastoreCapabilities(
+        persistent=False, exclusive_owner=True, loadable=True, shares_syncs=True
+    )
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

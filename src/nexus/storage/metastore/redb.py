@@ -15,8 +15,8 @@ Invariants (those of :class:`nexus.contracts.metastore.MetastoreABC`, and):
 1. A store is born whole: made under a temporary name, synced, renamed, its directory synced.
 2. The witness never runs ahead of what is in the log, nor its synced part of what is synced.
 
-Locks: ``_turn``, a leaf, guards the witness and the reserve. No call of the store is made under
-it, so that commits can share syncs.
+Locks: ``_turn``, a leaf, guards the reserve. No call of the store but the last is made under it, so
+that commits can share syncs. The store itself tells the witness.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 from nexus.contracts.errors import (
@@ -45,6 +45,7 @@ from nexus.contracts.metastore import (
     StoredEntry,
 )
 from nexus.lib import native
+from nexus.lib.boot_id import boot_number
 from nexus.lib.disk import Disk, put_in_place, storage_error
 from nexus.storage.metastore.head_file import HeadFile
 from nexus.storage.metastore.ordered import conflict_error, scan_range
@@ -63,7 +64,9 @@ class RedbMetastore(MetastoreABC):
     """An ordered store in a redb file. Shared freely between threads, not between processes."""
 
     name = "redb"
-    capabilities = MetastoreCapabilities(persistent=True, exclusive_owner=True, loadable=True)
+    capabilities = MetastoreCapabilities(
+        persistent=True, exclusive_owner=True, loadable=True, shares_syncs=True
+    )
 
     def __init__(
         self,
@@ -91,9 +94,7 @@ class RedbMetastore(MetastoreABC):
         self._path = os.path.abspath(path)
         self._disk = disk
         self._turn = threading.Lock()
-        self._closed = False  # this and both below: guard _turn
-        self._recorded = 0
-        self._recorded_synced = 0
+        self._closed = False  # guarded by _turn
         if create and not os.path.lexists(self._path):
             self._create()
         self._check_header()
@@ -101,8 +102,7 @@ class RedbMetastore(MetastoreABC):
             self._rebuild_if_damaged()
         with ExitStack() as undo:
             self._open(log_limit_bytes, reserve_bytes, cache_bytes, undo)
-            self._open_beside(undo)
-            self._check_witness(accept_loss=accept_loss)
+            self._open_beside(accept_loss=accept_loss)
             undo.pop_all()
 
     # Reading
@@ -173,8 +173,6 @@ class RedbMetastore(MetastoreABC):
             if not released:
                 raise
             revision = self._commit(batch, conditions, durable)
-        with self._turn:
-            self._witness_locked(revision, synced=durable)
         return revision
 
     def load(self, entries: Sequence[StoredEntry], revision: int) -> None:
@@ -183,18 +181,13 @@ class RedbMetastore(MetastoreABC):
             self._store.load(entries, revision)
         except self._kernel.StoreError as error:
             raise self._error("load", error) from error
-        with self._turn:
-            self._witness_locked(revision, synced=True)
 
     def sync(self) -> None:
         """Make every acknowledged commit survive a power cut. Errors: StorageFailedError."""
         try:
-            revision = self._store.revision()
             self._store.sync()
         except self._kernel.StoreError as error:
             raise self._error("sync", error) from error
-        with self._turn:
-            self._witness_locked(revision, synced=True)
 
     def in_forked_child(self) -> None:
         """Give up the child's share of the file's lock; its descriptor stays taken."""
@@ -215,11 +208,8 @@ class RedbMetastore(MetastoreABC):
             self._closed = True
             try:
                 self._store.close()
-                self._head.record_synced(self._recorded)
             except self._kernel.StoreError as error:
                 raise self._error("close", error) from error
-            finally:
-                self._head.close()
 
     def _commit(self, batch: Batch, conditions: Sequence[Condition], durable: bool) -> int:
         try:
@@ -232,16 +222,6 @@ class RedbMetastore(MetastoreABC):
         except (TypeError, OverflowError) as error:
             raise InvalidArgumentError("commit", None, str(error)) from error
         return revision
-
-    def _witness_locked(self, revision: int, *, synced: bool) -> None:
-        if self._closed:
-            return
-        if revision > self._recorded:
-            self._recorded = revision
-            self._head.record(revision)
-        if synced and revision > self._recorded_synced:
-            self._recorded_synced = revision
-            self._head.record_synced(revision)
 
     # Files
 
@@ -324,32 +304,33 @@ class RedbMetastore(MetastoreABC):
                 raise self._error("open", again) from again
         undo.callback(self._store.close)
 
-    def _open_beside(self, undo: ExitStack) -> None:
+    def _open_beside(self, *, accept_loss: bool) -> None:
+        head, boot = self._path + ".head", boot_number()
         try:
             self._reserve.restore()
-            self._head = HeadFile(
-                self._path + ".head", identity=self._store.identity, disk=self._disk
-            )
-            undo.callback(self._head.close)
-            self._disk.fsync_directory(os.path.dirname(self._path))
+            witness = HeadFile(head, identity=self._store.identity, disk=self._disk, boot=boot)
+            with closing(witness):
+                self._disk.fsync_directory(os.path.dirname(self._path))
+                self._ask_witness(witness, accept_loss=accept_loss)
+            self._store.keep_witness(head, boot)
+        except NexusError:
+            raise  # an OSError too, and already says what is wrong
+        except self._kernel.StoreError as error:
+            raise self._error("open", error) from error
         except OSError as error:
             raise storage_error("open", self._path, error) from error
 
-    def _check_witness(self, *, accept_loss: bool) -> None:
+    def _ask_witness(self, witness: HeadFile, *, accept_loss: bool) -> None:
         revision = self.revision()
-        missing = self._head.missing(revision, self._path, accept_loss=accept_loss)
+        missing = witness.missing(revision, self._path, accept_loss=accept_loss)
         if missing:
             # Revisions of lost commits were given out and must not come back.
             revision += missing
-            try:
-                self._store.skip_to(revision)
-            except self._kernel.StoreError as error:
-                raise self._error("open", error) from error
-            self._head.restart(revision)
+            self._store.skip_to(revision)
+            witness.restart(revision)
         # Opening ends with a checkpoint, so that all of it is synced.
-        self._recorded = self._recorded_synced = revision
-        self._head.record(self._recorded)
-        self._head.record_synced(self._recorded)
+        witness.record(revision)
+        witness.record_synced(revision)
 
     def _error(self, operation: str, error: Exception, *, hint: str = _FSCK_HINT) -> NexusError:
         kind, reason, errno = error.args

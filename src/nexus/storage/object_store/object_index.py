@@ -44,6 +44,7 @@ from nexus.contracts.errors import CorruptionError
 from nexus.lib.boot_id import NO_BOOT, boot_number
 from nexus.lib.disk import Disk
 from nexus.storage.object_store.entry import Entry, Place
+from nexus.storage.object_store.segment_file import UNIT, SegmentFile, packed_record
 from nexus.storage.object_store.waiting_entries import WaitingEntries
 
 PAGE_BYTES = 4096
@@ -148,7 +149,7 @@ class ObjectIndex:
 
     # -- looking up ---------------------------------------------------------------------------
 
-    def peek(self, object_id: bytes) -> Entry | None:
+    def peek(self, object_id: bytes, /) -> Entry | None:
         """Return the entry if it is known from memory. Any thread may call this at any time."""
         waiting = self._waiting.by_id.get(object_id)
         if waiting is not None:
@@ -160,7 +161,7 @@ class ObjectIndex:
         position = _find(page, object_id)
         return None if position < 0 else Entry._make(_ENTRY.unpack_from(page, position))
 
-    def get(self, object_id: bytes) -> Entry | None:
+    def get(self, object_id: bytes, /) -> Entry | None:
         """Return the entry, or None. Errors: CorruptionError; OSError."""
         waiting = self._waiting.by_id.get(object_id)
         if waiting is not None:
@@ -174,7 +175,7 @@ class ObjectIndex:
         """How many pages there are; the entries are in those from 1 on."""
         return self._page_count
 
-    def entries_in(self, number: int) -> list[Entry]:
+    def entries_in(self, number: int, /) -> list[Entry]:
         """Return the entries of a page as they are now. Errors: CorruptionError; OSError.
 
         Those that wait and have no older one in a page are in none. Going through the pages in
@@ -201,7 +202,7 @@ class ObjectIndex:
 
     # -- changing -----------------------------------------------------------------------------
 
-    def add(self, entries: Sequence[Entry]) -> None:
+    def add(self, entries: Sequence[Entry], /) -> None:
         """Enter records that were just appended, in the order of the log.
 
         They are found from now on, and again after a kill. Errors: CorruptionError; OSError.
@@ -210,6 +211,38 @@ class ObjectIndex:
         self._make_room(len(entries))  # first: what is not entered yet is not acknowledged either
         for entry in entries:
             self._waiting.add(entry, self._hash(entry.object_id))
+
+    def append_new(
+        self,
+        segment: SegmentFile,
+        end: int,
+        limit: int,
+        objects: list[tuple[bytes, bytes]],
+        at_ns: int,
+        /,
+    ) -> int | None:
+        """Append small objects to a segment that ends at a byte, and enter them; return its end.
+
+        None, and nothing was done, where one of them is here already, comes twice, or would pass
+        ``limit`` bytes. Errors: CorruptionError; OSError.
+        """
+        entries: list[Entry] = []
+        records: list[bytes] = []
+        stop = end
+        for object_id, data in objects:
+            if self.get(object_id) is not None or any(e.object_id == object_id for e in entries):
+                return None
+            entries.append(Entry(object_id, segment.number, stop // UNIT, len(data), 0, at_ns))
+            records.append(packed_record(object_id, data, at_ns))
+            stop += len(records[-1])
+        if stop > limit:
+            return None
+        self._soil()
+        self._make_room(len(entries))  # first: what is not entered yet is not acknowledged either
+        self._disk.pwrite_all(segment.fd, b"".join(records), end)
+        for entry in entries:
+            self._waiting.add(entry, self._hash(entry.object_id))
+        return stop
 
     def _make_room(self, needed: int) -> None:
         waiting = self._waiting
@@ -238,7 +271,7 @@ class ObjectIndex:
         self._waiting = WaitingEntries()  # last: readers of other threads look here first
         self._cover(entries)
 
-    def put_many(self, entries: Iterable[Entry]) -> None:
+    def put_many(self, entries: Iterable[Entry], /) -> None:
         """Change entries; they are in the file when this returns. Errors: as :meth:`flush`."""
         self._soil()
         changed = list(entries)
@@ -258,7 +291,7 @@ class ObjectIndex:
                 self._write_pages(dirty)
         self._write_pages(dirty)
 
-    def remove_many(self, object_ids: Iterable[bytes]) -> None:
+    def remove_many(self, object_ids: Iterable[bytes], /) -> None:
         """Remove entries; an absent one is no error. Errors: as :meth:`put_many`."""
         self._soil()
         dirty: dict[int, bytearray] = {}
@@ -322,7 +355,7 @@ class ObjectIndex:
 
     # -- closing ------------------------------------------------------------------------------
 
-    def close(self, end: End | None) -> None:
+    def close(self, end: End | None, /) -> None:
         """Close; with ``end``, say durably that the index is complete.
 
         Errors: CorruptionError, OSError; the file is closed, and as it was.

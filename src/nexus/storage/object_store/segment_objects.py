@@ -22,6 +22,7 @@ from blake3 import blake3
 from nexus.contracts.errors import NexusError
 from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import Extent, Leftovers, StoredObject
+from nexus.lib.block_seals import BLOCK_BYTES
 from nexus.lib.disk import Disk, storage_error
 from nexus.lib.shared_rounds import SharedRounds
 from nexus.storage.object_store.compaction import Compaction
@@ -170,10 +171,17 @@ class SegmentObjects(ObjectDatabase):
         loose: list[tuple[str, Buffer]] = []
         items: dict[bytes, Item] = {}
         known = seals or {}
+        small = _all_small(objects)
         with self._segments.lock:
             self._segments.check_open("store", self._segments.root)
             at_ns = self._clock_ns()
             try:
+                if (
+                    small
+                    and not self._has_loose()
+                    and self._segments.append_new_locked(small, at_ns)
+                ):
+                    return
                 for object_id, data in objects:
                     key = bytes.fromhex(object_id)
                     entry = self._segments.entry_locked(key)
@@ -198,9 +206,12 @@ class SegmentObjects(ObjectDatabase):
             self._loose.put_many(loose)
 
     def _is_loose_locked(self, object_id: str) -> bool:
+        return self._has_loose() and self._loose.contains(object_id)
+
+    def _has_loose(self) -> bool:
         if self._any_loose is None:
             self._any_loose = not self._loose.is_empty()
-        return self._any_loose and self._loose.contains(object_id)
+        return self._any_loose
 
     # -- setting aside, and giving space back -------------------------------------------------
 
@@ -273,3 +284,13 @@ class SegmentObjects(ObjectDatabase):
             self._segments.close()
         finally:
             self._loose.close()
+
+
+def _all_small(objects: Sequence[tuple[str, Buffer]]) -> list[tuple[bytes, bytes]]:
+    """Return objects that are bytes of at most a block each, by key; none where one is not."""
+    small: list[tuple[bytes, bytes]] = []
+    for object_id, data in objects:
+        if type(data) is not bytes or len(data) > BLOCK_BYTES:
+            return []
+        small.append((bytes.fromhex(object_id), data))
+    return small

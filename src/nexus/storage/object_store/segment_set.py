@@ -41,6 +41,7 @@ from nexus.contracts.errors import (
 )
 from nexus.contracts.metadata import Buffer
 from nexus.lib.block_seals import BLOCK_BYTES
+from nexus.lib.boot_id import boot_number
 from nexus.lib.disk import Disk, storage_error
 from nexus.lib.logs import log_of
 from nexus.storage.object_store.entry import Entry, Place
@@ -58,7 +59,7 @@ from nexus.storage.object_store.segment_file import (
     record_bytes,
     record_header,
 )
-from nexus.storage.primitives import packed_record
+from nexus.storage.primitives import create_object_index, open_object_index, packed_record
 
 SEGMENT_BYTES = 64 << 20
 """A segment takes no record past this. Few enough files, and little to copy at a time."""
@@ -94,7 +95,7 @@ class SegmentSet:
         self.segment_bytes = segment_bytes
         self._disk = disk
         self._zeros_ahead = zeros_ahead
-        self._boot = boot
+        self._boot = boot_number() if boot is None else boot
         self.lock = threading.Lock()  # guards all below
         self._closed = False
         self.open_segments: dict[int, SegmentFile] = {}  # readers only look
@@ -113,7 +114,7 @@ class SegmentSet:
         self._last_number = numbers[-1] if numbers else 0
         path = os.path.join(self.root, _INDEX)
         try:
-            self.index = ObjectIndex(path, disk=self._disk, boot=self._boot)
+            self.index = open_object_index(path, self._disk, self._boot)
         except IndexLostError as error:
             if numbers:
                 log_of(__name__).warning("%s: %s; it is made anew from the segments", path, error)
@@ -188,6 +189,24 @@ class SegmentSet:
                 stop, length = start + 1, record_bytes(len(items[start][1]))
             self._write_locked(segment, items[start:stop], length)
             start = stop
+
+    def append_new_locked(self, objects: list[tuple[bytes, bytes]], at_ns: int) -> bool:
+        """Append objects of at most a block each, unless one of them is there or there is no room.
+
+        Return whether they were appended; if not, nothing was done.
+        """
+        segment = self._active
+        if segment is None:
+            return False
+        if self._zeros_ahead and self._zeroed_to <= self._end:
+            self._write_zeros_locked(segment, self._end + 1)
+        self._unsynced.setdefault(segment.number, self._end)
+        end = self._indexed_locked(
+            lambda index: index.append_new(segment, self._end, self.segment_bytes, objects, at_ns)
+        )
+        if end is not None:
+            self._end = end
+        return end is not None
 
     def _write_locked(self, segment: SegmentFile, items: Sequence[Item], length: int) -> None:
         if self._zeros_ahead:
@@ -356,7 +375,7 @@ class SegmentSet:
 
     def _new_index(self) -> ObjectIndex:
         path = os.path.join(self.root, _INDEX)
-        return ObjectIndex.create(path, self._enter_records, disk=self._disk, boot=self._boot)
+        return create_object_index(path, self._enter_records, self._disk, self._boot)
 
     def _enter_records(self, index: ObjectIndex, start: Place = LOG_START) -> None:
         """Enter the records from a place on: the last intact one of an object counts."""
