@@ -24,7 +24,7 @@ PIECE_BYTES = 1 << 20
 """Default size of one piece of a stream."""
 
 
-class KeyInfo(NamedTuple):
+class KeyInfo(msgspec.Struct, frozen=True, gc=False):
     """What a transport knows of a key. ``fingerprint`` changes whenever the bytes may have."""
 
     key: str

@@ -31,6 +31,9 @@ BESIDE: Final = {
 }
 """What a store keeps beside its file, by kind."""
 
+CONVERSION: Final = "convert"
+"""The folder in a data directory of a conversion that is under way, or was cut short."""
+
 
 class Choice(msgspec.Struct, frozen=True):
     """The metastore of a data directory, and why it is that one."""

@@ -7,7 +7,6 @@ takes Rust where it was built; ``rust`` insists on it; ``python`` takes the twin
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from functools import cache
@@ -38,7 +37,13 @@ class Choice(msgspec.Struct, frozen=True):
 @cache
 def chosen() -> Choice:
     """Return the choice for this process. Errors: ConfigError."""
-    return choose(os.environ.get(VARIABLE, "auto"), lambda: importlib.import_module(_MODULE))
+    return choose(os.environ.get(VARIABLE, "auto"), _load)
+
+
+def _load() -> ModuleType:
+    from nexus import _kernel
+
+    return _kernel
 
 
 def choose(wanted: str, load: Callable[[], ModuleType]) -> Choice:

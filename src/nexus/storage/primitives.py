@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from nexus.lib.disk import Disk
 from nexus.lib.native import chosen
-from nexus.storage.object_store.object_index import ObjectIndex
+
+if TYPE_CHECKING:
+    from nexus.storage.object_store.object_index import ObjectIndex
 
 if TYPE_CHECKING or chosen().module is None:
     from nexus.storage.object_store.segment_file import packed_record
@@ -25,7 +27,7 @@ def open_object_index(path: str, disk: Disk, boot: int) -> ObjectIndex:
     """Open an index within the boot of a number. Errors: IndexLostError; OSError."""
     native = _native_for(disk)
     if native is None:
-        return ObjectIndex(path, disk=disk, boot=boot)
+        return _twin()(path, disk=disk, boot=boot)
     opened: ObjectIndex = native.ObjectIndex(path, boot=boot)
     return opened
 
@@ -39,9 +41,15 @@ def create_object_index(
     """
     native = _native_for(disk)
     if native is None:
-        return ObjectIndex.create(path, fill, disk=disk, boot=boot)
+        return _twin().create(path, fill, disk=disk, boot=boot)
     made: ObjectIndex = native.ObjectIndex.create(path, fill, boot=boot)
     return made
+
+
+def _twin() -> type[ObjectIndex]:
+    from nexus.storage.object_store.object_index import ObjectIndex  # costs start-up time
+
+    return ObjectIndex
 
 
 def _native_for(disk: Disk) -> Any:

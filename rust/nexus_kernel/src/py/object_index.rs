@@ -75,7 +75,7 @@ impl ObjectIndex {
         let Some(end) = self.asked(py, |index| Ok(index.end()))? else {
             return Ok(None);
         };
-        let class = END.import(py, "nexus.storage.object_store.object_index", "End")?;
+        let class = END.import(py, ENTRY_MODULE, "End")?;
         class.call1(end).map(Some)
     }
 
@@ -263,11 +263,7 @@ fn raised(py: Python<'_>, path: &Path, error: IndexError) -> PyErr {
             None => return error.into(),
         },
         IndexError::Lost(reason) => LOST
-            .import(
-                py,
-                "nexus.storage.object_store.object_index",
-                "IndexLostError",
-            )
+            .import(py, ENTRY_MODULE, "IndexLostError")
             .and_then(|class| class.call1((reason,))),
         IndexError::Damaged(reason) => CORRUPTION
             .import(py, "nexus.contracts.errors", "CorruptionError")

@@ -46,7 +46,6 @@ from nexus.lib.content_id import (
     object_id_of,
     parse_content_id,
 )
-from nexus.lib.manifest import ChunkRef, Manifest, ManifestBuilder, ManifestError
 from nexus.lib.on_first_use import OnFirstUse
 from nexus.storage.object_store.collection_guard import CollectionGuard, Flight
 from nexus.storage.object_store.object_database import ObjectDatabase
@@ -54,6 +53,7 @@ from nexus.storage.object_store.verified_cache import VerifiedCache
 
 if TYPE_CHECKING:
     from nexus.contracts.stream_backend import StreamStore
+    from nexus.lib.manifest import ChunkRef, Manifest, ManifestBuilder
 
 CACHE_BYTES = 8 << 20
 """Budget of verified chunks, and another of decoded manifests: eight of the largest chunks."""
@@ -157,6 +157,8 @@ class CasStore(ContentStoreABC):
         # Imported here: only large content needs it, and it costs start-up time.
         from concurrent.futures import Future, ThreadPoolExecutor
 
+        from nexus.lib.manifest import ManifestBuilder
+
         # Cutting and hashing take about as long as sealing and storing, and all of it runs without
         # the interpreter's lock. A third thread takes more for that lock than it gives.
         with self._guard.flight() as flight, ThreadPoolExecutor(1) as beside:
@@ -253,6 +255,8 @@ class CasStore(ContentStoreABC):
         return self._write_chunks(chunk_stream(pieces, self._chunking))
 
     def _splice_chunks(self, etag: str, object_id: str, offset: int, data: Buffer) -> Content:
+        from nexus.lib.manifest import ManifestBuilder  # costs start-up time
+
         with self._guard.flight() as flight:
             self._guard.hold(flight, object_id)
             base = self._manifest("splice", etag, object_id)
@@ -404,6 +408,8 @@ class CasStore(ContentStoreABC):
     def _manifest(self, operation: str, etag: str, object_id: str) -> Manifest:
         manifest = self._manifests.get(object_id)
         if manifest is None:
+            from nexus.lib.manifest import Manifest, ManifestError  # costs start-up time
+
             encoded = self._object(operation, etag, object_id, None)
             try:
                 manifest = Manifest.decode(encoded)

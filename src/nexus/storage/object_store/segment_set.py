@@ -30,7 +30,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from nexus.contracts.errors import (
     ClosedError,
@@ -44,13 +44,7 @@ from nexus.lib.block_seals import BLOCK_BYTES
 from nexus.lib.boot_id import boot_number
 from nexus.lib.disk import Disk, storage_error
 from nexus.lib.logs import log_of
-from nexus.storage.object_store.entry import Entry, Place
-from nexus.storage.object_store.object_index import (
-    LOG_START,
-    End,
-    IndexLostError,
-    ObjectIndex,
-)
+from nexus.storage.object_store.entry import LOG_START, End, Entry, IndexLostError, Place
 from nexus.storage.object_store.segment_file import (
     FIRST_OFFSET,
     UNIT,
@@ -60,6 +54,9 @@ from nexus.storage.object_store.segment_file import (
     record_header,
 )
 from nexus.storage.primitives import create_object_index, open_object_index, packed_record
+
+if TYPE_CHECKING:
+    from nexus.storage.object_store.object_index import ObjectIndex
 
 SEGMENT_BYTES = 64 << 20
 """A segment takes no record past this. Few enough files, and little to copy at a time."""
