@@ -25,7 +25,8 @@ from nexus.lib.disk import Disk
 from nexus.lib.manifest import VERSION, Manifest, ManifestBuilder, ManifestError
 from nexus.lib.native import chosen
 from nexus.storage.metastore.memory import MemoryMetastore
-from nexus.storage.object_store.object_index import PAGE_BYTES, IndexLostError, ObjectIndex
+from nexus.storage.object_store.entry import IndexLostError
+from nexus.storage.object_store.object_index import PAGE_BYTES, ObjectIndex
 from nexus.storage.object_store.segment_file import (
     RECORD_HEADER_BYTES,
     UNIT,

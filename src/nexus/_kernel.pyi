@@ -9,8 +9,7 @@ from typing_extensions import disjoint_base
 from nexus.contracts.file_events import FileEvent
 from nexus.contracts.metadata import Buffer, FileMetadata
 from nexus.core.record_seal import HeadFields, Sealed
-from nexus.storage.object_store.entry import Entry, Place
-from nexus.storage.object_store.object_index import End
+from nexus.storage.object_store.entry import End, Entry, Place
 
 __all__ = [
     "ChunkSealer",

@@ -360,6 +360,7 @@ def test_only_calls_of_a_point_that_is_hooked_leave_the_bare_way(nx: NexusFS) ->
     def ways() -> dict[str, object]:
         return {name: way for name, way in vars(nx._entry).items() if not name.startswith("_")}
 
+    nx.sys_stat("/")  # calls on the tree have a way from the first one on
     bare = ways()
     hook = Recorder().on_mutation
     nx.dispatch.register_pre("guard", READ, hook)
@@ -372,7 +373,17 @@ def test_only_calls_of_a_point_that_is_hooked_leave_the_bare_way(nx: NexusFS) ->
     assert ways() == bare
 
 
+def test_the_first_call_on_the_tree_meets_the_hooks_that_were_there_before_it(
+    nx: NexusFS,
+) -> None:
+    seen: list[str] = []
+    nx.dispatch.register_pre("guard", STAT, lambda ctx: seen.append(ctx.path))
+    nx.sys_stat("/")
+    assert seen == ["/"]
+
+
 def test_a_resolver_without_a_prefix_is_on_the_way_of_every_call(nx: NexusFS) -> None:
+    nx.sys_stat("/")  # as above
     bare = dict(vars(nx._entry))
     nx.dispatch.register_resolver("r", Under())
     same = {name for name, way in vars(nx._entry).items() if way == bare[name]}

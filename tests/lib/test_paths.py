@@ -15,7 +15,7 @@ def normalize(request: pytest.FixtureRequest) -> Any:
 
 
 def python_one() -> Any:
-    return paths._normalize
+    return paths._normalizer()
 
 
 def rust_one() -> Any:

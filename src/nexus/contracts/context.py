@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from nexus.contracts.errors import InvalidArgumentError, shown
 
 ROOT_ZONE_ID = "root"
 """The one zone of a standalone filesystem."""
-
-_surrogate = re.compile("[\ud800-\udfff]").search
 
 
 class OperationContext(msgspec.Struct, frozen=True):
@@ -35,6 +31,8 @@ class OperationContext(msgspec.Struct, frozen=True):
             if not isinstance(value, str) and (value is not None or name in ("user_id", "zone_id")):
                 raise InvalidArgumentError("context", None, f"{name} is {shown(value)}, not text")
         # A zone is looked up by every call; the others are refused when they are recorded.
-        if not self.zone_id.isascii() and _surrogate(self.zone_id):
+        try:
+            self.zone_id.encode()
+        except UnicodeEncodeError as error:
             reason = f"zone_id is {shown(self.zone_id)}, not UTF-8"
-            raise InvalidArgumentError("context", None, reason)
+            raise InvalidArgumentError("context", None, reason) from error

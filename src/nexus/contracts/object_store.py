@@ -10,19 +10,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
 from nexus.contracts.errors import ConflictError, ContentNotFoundError
 from nexus.contracts.metadata import Buffer
-from nexus.contracts.stream_backend import StreamStore
+
+if TYPE_CHECKING:
+    from nexus.contracts.stream_backend import StreamStore
 
 PIECE_BYTES = 1 << 20
 """Default size of one piece of a stream."""
 
 
-class KeyInfo(NamedTuple):
+class KeyInfo(msgspec.Struct, frozen=True, gc=False):
     """What a transport knows of a key. ``fingerprint`` changes whenever the bytes may have."""
 
     key: str

@@ -1,4 +1,4 @@
-"""Checks of what callers hand to the system calls: ranges, buffers, limits, attributes.
+"""Checks of what callers hand to the system calls: ranges, buffers, limits, messages, attributes.
 
 Layer: core, above :mod:`nexus.core.volume`. Pure functions on values; paths are checked by
 :mod:`nexus.lib.paths`. Whatever passes can be stored and computed with, so that nothing beneath
@@ -8,12 +8,12 @@ meets a builtin exception. Unix counterpart: the EINVAL and EFAULT checks at a s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import AccessDeniedError, InvalidArgumentError, shown
 from nexus.contracts.filesystem import Precondition
-from nexus.contracts.metadata import Buffer
+from nexus.contracts.metadata import ENTRY_TYPE_NAMES, Buffer
 from nexus.core.volume import bad_attribute
 
 MAX_TEXT_BYTES = 255
@@ -25,6 +25,9 @@ MAX_TIME_S = 253_402_300_799
 """The last second of the year 9999, beyond which calendars in most languages end."""
 MAX_PAGE = 100_000
 """The most entries in one page; a larger limit is cut to this, and the page has a cursor."""
+MIN_CHANNEL_BYTES: Final = 64
+MAX_CHANNEL_BYTES: Final = 1 << 30
+_LONGEST_WAIT_S: Final = 1e9
 
 _ATTRIBUTE_TYPES: Mapping[str, tuple[type, ...]] = {
     "mode": (int,),
@@ -154,3 +157,48 @@ def check_no_more(path: str, attrs: Mapping[str, Any]) -> None:
     """Raise for the first attribute that is left over. Errors: InvalidArgumentError."""
     for name in attrs:
         raise bad_attribute(path, name, "has no meaning for this entry type")
+
+
+def capacity_of(path: str, kind: int, attrs: Mapping[str, Any]) -> int | None:
+    """Return the capacity that is asked for, None where none is. Errors: InvalidArgumentError."""
+    unknown = sorted(set(attrs) - {"capacity_bytes"})
+    name = ENTRY_TYPE_NAMES[kind]
+    if unknown:
+        raise InvalidArgumentError("setattr", path, f"{unknown[0]}: no attribute of a new {name}")
+    capacity = attrs.get("capacity_bytes")
+    if capacity is None:
+        return None
+    if type(capacity) is not int or not MIN_CHANNEL_BYTES <= capacity <= MAX_CHANNEL_BYTES:
+        raise InvalidArgumentError(
+            "setattr",
+            path,
+            f"capacity_bytes: {capacity!r} is not within {MIN_CHANNEL_BYTES} "
+            f"and {MAX_CHANNEL_BYTES}",
+        )
+    return capacity
+
+
+def wait_limit(operation: str, path: str, timeout: float | None) -> float | None:
+    """Return a timeout in seconds, None for none. Errors: InvalidArgumentError."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+        reason = f"timeout is {timeout!r}, not a number of seconds"
+        raise InvalidArgumentError(operation, path, reason)
+    return min(float(timeout), _LONGEST_WAIT_S)
+
+
+def check_message_read(path: str, count: int | None, version: int | None) -> None:
+    """Raise InvalidArgumentError for what has no meaning where messages are read."""
+    if count is not None:
+        raise InvalidArgumentError("read", path, f"count={count}: a message is read whole")
+    if version is not None:
+        raise InvalidArgumentError("read", path, f"version={version}: messages have no versions")
+
+
+def check_message_write(path: str, offset: int, precondition: Precondition | None) -> None:
+    """Raise InvalidArgumentError for what has no meaning where messages are written."""
+    if offset:
+        raise InvalidArgumentError("write", path, f"offset={offset}: a message goes to the end")
+    if precondition is not None:
+        raise InvalidArgumentError("write", path, "a message is written without a precondition")

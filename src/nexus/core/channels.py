@@ -16,21 +16,16 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Final
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 from nexus.contracts.errors import ClosedError, InvalidArgumentError, NotSupportedError
-from nexus.contracts.filesystem.syscalls import Precondition
-from nexus.contracts.metadata import DT_PIPE, DT_STREAM, ENTRY_TYPE_NAMES, FileMetadata
+from nexus.contracts.metadata import DT_PIPE, DT_STREAM, FileMetadata
 from nexus.contracts.object_store import Leftovers
 from nexus.contracts.stream_backend import StreamStore
 from nexus.core.pipe_manager import DEFAULT_PIPE_BYTES, Pipe, PipeManager
 from nexus.core.stream_manager import DEFAULT_STREAM_BYTES, Stream, StreamManager
 from nexus.lib.steps import Steps, off_loop
-
-_LONGEST_WAIT_S: Final = 1e9
-MIN_CHANNEL_BYTES: Final = 64
-MAX_CHANNEL_BYTES: Final = 1 << 30
 
 
 class Channel(ABC):
@@ -219,25 +214,6 @@ def _id_of(meta: FileMetadata) -> str:
     return meta.channel_id
 
 
-def capacity_of(path: str, kind: int, attrs: Mapping[str, Any]) -> int | None:
-    """Return the capacity that is asked for, None where none is. Errors: InvalidArgumentError."""
-    unknown = sorted(set(attrs) - {"capacity_bytes"})
-    name = ENTRY_TYPE_NAMES[kind]
-    if unknown:
-        raise InvalidArgumentError("setattr", path, f"{unknown[0]}: no attribute of a new {name}")
-    capacity = attrs.get("capacity_bytes")
-    if capacity is None:
-        return None
-    if type(capacity) is not int or not MIN_CHANNEL_BYTES <= capacity <= MAX_CHANNEL_BYTES:
-        raise InvalidArgumentError(
-            "setattr",
-            path,
-            f"capacity_bytes: {capacity!r} is not within {MIN_CHANNEL_BYTES} "
-            f"and {MAX_CHANNEL_BYTES}",
-        )
-    return capacity
-
-
 def default_capacity(kind: int) -> int:
     """Return the capacity of a channel that is made without one."""
     return DEFAULT_PIPE_BYTES if kind == DT_PIPE else DEFAULT_STREAM_BYTES
@@ -248,35 +224,3 @@ def _check_no_offset(operation: str, path: str, offset: int) -> None:
         raise InvalidArgumentError(
             operation, path, f"offset {offset}: a pipe gives its first message, whichever that is"
         )
-
-
-def wait_limit(operation: str, path: str, timeout: float | None) -> float | None:
-    """Return a timeout in seconds, None for none. Errors: InvalidArgumentError."""
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
-        reason = f"timeout is {timeout!r}, not a number of seconds"
-        raise InvalidArgumentError(operation, path, reason)
-    return min(float(timeout), _LONGEST_WAIT_S)
-
-
-def check_message_read(path: str, count: int | None, version: int | None) -> None:
-    """Raise InvalidArgumentError for what has no meaning where messages are read."""
-    if count is not None:
-        raise InvalidArgumentError("read", path, f"count={count}: a message is read whole")
-    if version is not None:
-        raise InvalidArgumentError("read", path, f"version={version}: messages have no versions")
-
-
-def check_message_write(path: str, offset: int, precondition: Precondition | None) -> None:
-    """Raise InvalidArgumentError for what has no meaning where messages are written."""
-    if offset:
-        raise InvalidArgumentError("write", path, f"offset={offset}: a message goes to the end")
-    if precondition is not None:
-        raise InvalidArgumentError("write", path, "a message is written without a precondition")
-
-
-def no_channel(operation: str, path: str) -> NotSupportedError:
-    """Return the error for waiting on what carries no messages."""
-    reason = "is no pipe and no stream, so there is nothing to wait for"
-    return NotSupportedError(operation, path, reason, hint="create one with sys_setattr")

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -24,17 +25,22 @@ from nexus.contracts.metadata import Buffer, Stat
 from nexus.contracts.object_store import Content, ContentStoreABC
 from nexus.core.arguments import (
     MAX_WRITE_END,
+    check_message_read,
+    check_message_write,
     check_precondition_type,
     check_range,
     check_version,
     checked_pieces,
+    wait_limit,
 )
-from nexus.core.channels import Channel, check_message_read, check_message_write, wait_limit
 from nexus.core.inode_table import Transaction
 from nexus.core.kernel_state import KernelState, Target, lock_key
 from nexus.core.volume import Actor
 from nexus.lib.paths import normalize
-from nexus.lib.steps import Steps
+
+if TYPE_CHECKING:
+    from nexus.core.channels import Channel
+    from nexus.lib.steps import Steps
 
 
 class ContentCalls:

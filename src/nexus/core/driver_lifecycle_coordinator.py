@@ -26,31 +26,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import InvalidArgumentError
 from nexus.contracts.metadata import Stat
 from nexus.contracts.object_store import ContentStoreABC, NamespaceStoreABC, ObjectStoreABC
-from nexus.contracts.protocols.service_lifecycle import HookedService
-from nexus.contracts.vfs_hooks import (
-    MOUNT,
-    POST,
-    UNMOUNT,
-    HookPoint,
-    HookSpec,
-    Interceptor,
-    MountContext,
-    UnmountContext,
-    VFSContext,
-)
-from nexus.core.dispatch import KernelDispatch
-from nexus.core.hook_shapes import check_spec
 from nexus.core.inode_table import InodeTable, OverlayTable
 from nexus.core.inode_volume import InodeVolume
 from nexus.core.sealed_store import SealedStore
 from nexus.core.tree_volume import TreeVolume
 from nexus.core.volume import Actor, Volume
+
+if TYPE_CHECKING:
+    from nexus.contracts.vfs_hooks import HookPoint, Interceptor, VFSContext
+    from nexus.core.dispatch import KernelDispatch
 
 CheckPlace = Callable[[tuple[str, ...]], None]
 OpenDriver = Callable[[Mapping[str, Any], CheckPlace], tuple[ObjectStoreABC, dict[str, Any]]]
@@ -60,7 +52,7 @@ It has the place checked before it writes there.
 """
 
 
-class OpenedDriver(NamedTuple):
+class OpenedDriver(msgspec.Struct, frozen=True):
     """A driver, its hooks and, where it was made from one, the description to remember."""
 
     driver: ObjectStoreABC
@@ -68,7 +60,7 @@ class OpenedDriver(NamedTuple):
     hooks: tuple[Interceptor, ...]
 
 
-class _Notice(NamedTuple):
+class _Notice(msgspec.Struct, frozen=True):
     """Hooks to call, and what with."""
 
     owner: str
@@ -88,7 +80,7 @@ class DriverLifecycleCoordinator:
 
     def __init__(
         self,
-        dispatch: KernelDispatch,
+        dispatch: Callable[[], KernelDispatch],
         store: SealedStore,
         open_driver: OpenDriver,
         *,
@@ -161,6 +153,10 @@ class DriverLifecycleCoordinator:
 
     def mounted(self, point: str, opened: OpenedDriver, context: OperationContext) -> None:
         """Note that a driver is in the mount table."""
+        if not opened.hooks:
+            return
+        from nexus.contracts.vfs_hooks import MOUNT, MountContext  # costs start-up time
+
         driver = opened.driver
         ctx = MountContext(point, context, opened.description or driver)
         row = {"path": point, "driver": driver.name, "volume_id": driver.volume_id}
@@ -170,6 +166,10 @@ class DriverLifecycleCoordinator:
         self, point: str, opened: OpenedDriver, context: OperationContext, revision: int
     ) -> None:
         """Note that a driver is out of the mount table, and closed."""
+        if not opened.hooks:
+            return
+        from nexus.contracts.vfs_hooks import UNMOUNT, UnmountContext  # costs start-up time
+
         answer = {"path": point, "removed": 1, "revision": revision}
         ctx = UnmountContext(point, context)
         self._note(opened.driver.name, opened.hooks, UNMOUNT, ctx, answer)
@@ -199,12 +199,21 @@ class DriverLifecycleCoordinator:
         """Call the hooks of what this thread has noted; it holds no I/O lock any more."""
         notices = self._pending.notices
         while notices:
-            self._dispatch.notify(*notices.pop(0))
+            told = notices.pop(0)
+            self._dispatch().notify(
+                told.owner, told.interceptors, told.point, told.ctx, told.result
+            )
 
 
 def _hooks_of(point: str, driver: ObjectStoreABC) -> tuple[Interceptor, ...]:
-    if not isinstance(driver, HookedService):
+    if not hasattr(driver, "hook_spec"):  # what isinstance(driver, HookedService) comes to
         return ()
+    # Cost start-up time, which the drivers of most mounts save by having no hooks.
+    from nexus.contracts.protocols.service_lifecycle import HookedService
+    from nexus.contracts.vfs_hooks import MOUNT, POST, UNMOUNT, HookSpec
+    from nexus.core.hook_shapes import check_spec
+
+    assert isinstance(driver, HookedService)
     owner, spec = _owner(driver.name, point), driver.hook_spec()
     check_spec(owner, spec)
     allowed = [i for i in spec.interceptors if i.phase == POST and i.point in (MOUNT, UNMOUNT)]

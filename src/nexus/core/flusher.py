@@ -6,14 +6,13 @@ bounds it. Unix counterpart: the kernel's writeback threads (vm.dirty_writeback_
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
 from nexus.contracts.errors import ClosedError, StorageError
+from nexus.lib.logs import log_of
 
 INTERVAL_S = 5.0
-_log = logging.getLogger(__name__)
 
 
 class Flusher:
@@ -38,4 +37,4 @@ class Flusher:
             except ClosedError:
                 return
             except StorageError as error:
-                _log.warning("%s", error)
+                log_of(__name__).warning("%s", error)

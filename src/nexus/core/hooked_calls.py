@@ -1,14 +1,9 @@
-"""HookedCalls: the calls with dispatch around them; EntryPoints: which way a call goes now.
+"""HookedCalls: the calls with dispatch around them.
 
-Layer: core, between the entry points of :mod:`nexus.core.nexus_fs` and the calls behind them. Each
-method makes the context of its point, runs dispatch around the call of the same name, and checks
-what hooks left in the context as an argument would be. Unix counterpart: the ``security_*`` calls.
-
-Invariants:
-
-1. Where nothing is hooked a call meets nothing of this: its entry point is the bare call.
-2. Entry points are looked up anew by each system call, so a system call that somebody has kept, as
-   a bound method, meets the hooks that are registered later.
+Layer: core, between the entry points of :mod:`nexus.core.entry_points` and the calls behind them.
+Each method makes the context of its point, runs dispatch around the call of the same name, and
+checks what hooks left in the context as an argument would be. Unix counterpart: the ``security_*``
+calls.
 """
 
 from __future__ import annotations
@@ -45,7 +40,6 @@ from nexus.contracts.vfs_hooks import (
     ContentContext,
     CopyContext,
     DeleteContext,
-    HookPoint,
     LockContext,
     MkdirContext,
     MknodContext,
@@ -62,12 +56,12 @@ from nexus.contracts.vfs_hooks import (
     WatchContext,
     WriteContext,
 )
-from nexus.core.arguments import check_context, write_slice
-from nexus.core.channels import wait_limit
+from nexus.core.arguments import check_context, wait_limit, write_slice
 from nexus.core.content_calls import ContentCalls
 from nexus.core.dispatch import KernelDispatch
 from nexus.core.kernel_state import KernelState
-from nexus.core.tree_calls import TreeCalls, normalize_listed
+from nexus.core.sys_volume import normalize_listed
+from nexus.core.tree_calls import TreeCalls
 from nexus.lib.paths import normalize
 from nexus.lib.steps import Steps, run
 
@@ -85,7 +79,6 @@ class HookedCalls:
         self._kernel = kernel
         self._content = content
         self._tree = tree
-        self._waiting = kernel.waiting
         self._dispatch = dispatch
 
     # -- content ------------------------------------------------------------------------------
@@ -325,14 +318,14 @@ class HookedCalls:
 
     def _locking(self, ctx: LockContext) -> Steps[LockId | None]:
         request = LockRequest(*_entered("lock", ctx), ctx.mode, ctx.ttl, ctx.max_holders)
-        return self._waiting.locking(request, ctx.lock_id, ctx.timeout)
+        return self._kernel.waiting.locking(request, ctx.lock_id, ctx.timeout)
 
     def unlock(self, path: str, who: OperationContext, lock_id: str | None, force: bool) -> bool:
         ctx = UnlockContext(path, who, lock_id, bool(force))
         return self._dispatch.run(UNLOCK, ctx, self._unlock)
 
     def _unlock(self, ctx: UnlockContext) -> bool:
-        return self._waiting.unlock(*_entered("unlock", ctx), ctx.lock_id, ctx.force)
+        return self._kernel.waiting.unlock(*_entered("unlock", ctx), ctx.lock_id, ctx.force)
 
     def watching(
         self,
@@ -347,49 +340,7 @@ class HookedCalls:
 
     def _watching(self, ctx: WatchContext) -> Steps[FileEvent | None]:
         path, who = _entered("watch", ctx)
-        return self._waiting.watching(path, who, ctx.timeout, ctx.recursive, ctx.since)
-
-
-class EntryPoints:
-    """For each call the bare one, or the hooked one while its point is live.
-
-    Shared by all threads: a field is replaced as a whole, and looked up once a call.
-    """
-
-    def __init__(
-        self, kernel: KernelState, content: ContentCalls, tree: TreeCalls, hooked: HookedCalls
-    ) -> None:
-        self._bare = content, tree, kernel.waiting
-        self._hooked = hooked
-        self.choose(frozenset())
-
-    def choose(self, live: frozenset[HookPoint[Any, Any]]) -> None:
-        """Lead the calls of the points that are live through their hooks, and no others."""
-        content, tree, waiting = self._bare
-        hooked = self._hooked
-        is_write, is_content = WRITE in live, CONTENT in live
-        self.read = hooked.read if READ in live else content.read
-        self.reading = hooked.reading if READ in live else content.reading
-        self.write_at = hooked.write_at if is_write else content.write_at
-        self.write_file = hooked.write_file if is_write else content.write_file
-        self.writing = hooked.writing if is_write else content.writing
-        self.write_files = hooked.write_files if BATCH in live else content.write_files
-        self.store_content = hooked.store_content if is_content else content.store_content
-        self.content_store = hooked.content_store if is_content else content.content_store
-        self.stat = hooked.stat if STAT in live else tree.stat
-        self.set_attributes = hooked.set_attributes if SETATTR in live else tree.set_attributes
-        self.make_directory = hooked.make_directory if MKDIR in live else tree.make_directory
-        self.make_file = hooked.make_file if is_write else tree.make_file
-        self.make_channel = hooked.make_channel if MKNOD in live else tree.make_channel
-        self.mount = hooked.mount if MOUNT in live else tree.mount
-        self.unlink = hooked.unlink if live & {DELETE, RMDIR, UNMOUNT} else tree.unlink
-        self.rename = hooked.rename if RENAME in live else tree.rename
-        self.copy = hooked.copy if COPY in live else tree.copy
-        self.readdir = hooked.readdir if READDIR in live else tree.readdir
-        self.lock = hooked.lock if LOCK in live else waiting.lock
-        self.locking = hooked.locking if LOCK in live else waiting.locking
-        self.unlock = hooked.unlock if UNLOCK in live else waiting.unlock
-        self.watching = hooked.watching if WATCH in live else waiting.watching
+        return self._kernel.waiting.watching(path, who, ctx.timeout, ctx.recursive, ctx.since)
 
 
 def _entered(operation: str, ctx: VFSContext) -> tuple[str, OperationContext]:

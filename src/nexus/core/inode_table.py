@@ -19,7 +19,6 @@ Lock order: the VFS lock of the paths concerned, SealedStore's turn, the cache's
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -211,6 +210,8 @@ class InodeTable:
                 break
             levels.append(self._inodes(prefix, self._after_key(prefix, after)))
             level += 1
+        import heapq  # costs start-up time
+
         return heapq.merge(*levels, key=lambda item: item[0])
 
     def _after_key(self, prefix: bytes, after: str) -> bytes:

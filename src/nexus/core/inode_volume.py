@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -43,7 +44,6 @@ from nexus.contracts.metadata import (
     Stat,
 )
 from nexus.contracts.object_store import Content, ContentStoreABC, Leftovers
-from nexus.core.channels import Channels, default_capacity, new_channel_id
 from nexus.core.inode_table import Inode, InodeTable, Transaction
 from nexus.core.sealed_store import SCAN_PAGE
 from nexus.core.tree_volume import TreeVolume
@@ -57,7 +57,13 @@ from nexus.core.volume import (
     no_file,
     no_such_version,
 )
+from nexus.lib.on_first_use import OnFirstUse
 from nexus.lib.paths import join, parent
+
+if TYPE_CHECKING:
+    from nexus.core.channels import Channels
+
+_CLOSED = "its mount was closed"
 
 
 class InodeVolume(TreeVolume):
@@ -79,7 +85,8 @@ class InodeVolume(TreeVolume):
     ) -> None:
         super().__init__(point, table, content.name, zone_id, durable=durable)
         self._content = content
-        self.channels = Channels(content.streams, strict=durable)
+        self._channels = OnFirstUse(self._make_channels)
+        self._is_closing = False
 
     def ensure_root(self, actor: Actor) -> None:
         """Create the root record of a new volume, which has no history either."""
@@ -390,6 +397,18 @@ class InodeVolume(TreeVolume):
 
     # -- pipes and streams --------------------------------------------------------------------
 
+    @property
+    def channels(self) -> Channels:
+        return self._channels()
+
+    def _make_channels(self) -> Channels:
+        from nexus.core.channels import Channels  # costs start-up time, and many use no channel
+
+        channels = Channels(self._content.streams, strict=self._durable)
+        if self._is_closing:
+            channels.close(_CLOSED)
+        return channels
+
     def create_channel(
         self, txn: Transaction, relative: str, kind: int, capacity_bytes: int | None, actor: Actor
     ) -> None:
@@ -401,6 +420,8 @@ class InodeVolume(TreeVolume):
             if capacity_bytes not in (None, there.size):
                 raise bad_attribute(path, "capacity_bytes", f"it exists and has {there.size}")
             return
+        from nexus.core.channels import default_capacity, new_channel_id  # as in _make_channels
+
         self.channels.check_kind(path, kind)
         self._ensure_parent(txn, "setattr", relative, False, actor)
         content = Content("", capacity_bytes or default_capacity(kind))
@@ -418,7 +439,8 @@ class InodeVolume(TreeVolume):
         return inode.meta if inode and inode.meta.channel_id is not None else None
 
     def channel_rows(self) -> list[Stat]:
-        return self.channels.rows()
+        channels = self._channels.existing()
+        return [] if channels is None else channels.rows()
 
     # -- removing, moving, copying ------------------------------------------------------------
 
@@ -536,7 +558,8 @@ class InodeVolume(TreeVolume):
     ) -> int:
         self._ensure_parent(txn, operation, target, False, actor)
         count = 0
-        for relative, source, pieces in departure.entries:
+        for entry in departure.entries:
+            relative, source, pieces = entry.relative, entry.meta, entry.pieces
             content = None
             if source.entry_type == DT_REG:
                 content = self._content.write_content(pieces)
@@ -565,10 +588,13 @@ class InodeVolume(TreeVolume):
 
     def sync(self) -> None:
         self._content.sync()
-        self.channels.sync()
+        if (channels := self._channels.existing()) is not None:
+            channels.sync()
 
     def close(self) -> None:
-        self.channels.close("its mount was closed")
+        self._is_closing = True  # channels that are made from now on are closed where they are made
+        if (channels := self._channels.existing()) is not None:
+            channels.close(_CLOSED)
         self.table.close()
         self._content.close()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -20,16 +20,19 @@ from nexus.contracts.context import OperationContext
 from nexus.contracts.errors import BusyError, ClosedError, StorageError
 from nexus.contracts.filesystem import WriteRequest
 from nexus.contracts.metadata import FileMetadata, Stat
-from nexus.core.channels import Channel, no_channel
 from nexus.core.driver_lifecycle_coordinator import DriverLifecycleCoordinator
 from nexus.core.inode_table import Transaction
 from nexus.core.mounts import Mount, MountManager
 from nexus.core.primitives import VFSRouter
 from nexus.core.sealed_store import SealedStore
 from nexus.core.vfs_lock import Hold, HoldSet, VFSLockManager
-from nexus.core.volume import Actor, Volume, missing
-from nexus.core.waiting_calls import WaitingCalls
+from nexus.core.volume import Actor, Volume, missing, no_channel
+from nexus.lib.on_first_use import OnFirstUse
 from nexus.lib.paths import is_same_or_below
+
+if TYPE_CHECKING:
+    from nexus.core.channels import Channel
+    from nexus.core.waiting_calls import WaitingCalls
 
 T = TypeVar("T")
 
@@ -53,7 +56,7 @@ class KernelState:
         locks: VFSLockManager,
         mounts: MountManager,
         drivers: DriverLifecycleCoordinator,
-        waiting: WaitingCalls,
+        waiting: OnFirstUse[WaitingCalls],
         *,
         own_zone_id: str,
         clock_ns: Callable[[], int],
@@ -64,12 +67,17 @@ class KernelState:
         self.locks = locks
         self.mounts = mounts
         self.drivers = drivers
-        self.waiting = waiting
+        self._waiting = waiting
         self.own_zone_id = own_zone_id
         self.durable = durable
         self.closed = ""  # why every call is refused; empty while none is
         self.is_forked = False
         self._clock_ns = clock_ns
+
+    @property
+    def waiting(self) -> WaitingCalls:
+        """Advisory locks and watches, made on the first use."""
+        return self._waiting()
 
     # -- whether, and who ---------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TypeVar
 
 import msgspec
@@ -33,7 +34,6 @@ T = TypeVar("T")
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_metadata = msgspec.msgpack.Decoder(FileMetadata).decode
-_decode_file_event = msgspec.msgpack.Decoder(FileEvent).decode
 
 
 def encode_metadata(meta: FileMetadata) -> bytes:
@@ -59,9 +59,14 @@ def encode_event(event: FileEvent) -> bytes:
     return EVENT_VERSION + _encoded(event)
 
 
+@cache
+def _event_decoder() -> Callable[[bytes], FileEvent]:
+    return msgspec.msgpack.Decoder(FileEvent).decode  # costs start-up time
+
+
 def decode_event(record: Sealed) -> FileEvent:
     """Return the event of a journal entry, with its position. Errors: CorruptionError."""
-    event = decode_versioned(record, EVENT_VERSION, _as_entry, _decode_file_event)
+    event = decode_versioned(record, EVENT_VERSION, _as_entry, _event_decoder())
     sequence = int.from_bytes(record.key[-4:], "big")
     return msgspec.structs.replace(event, revision=record.revision, sequence=sequence)
 

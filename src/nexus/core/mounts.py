@@ -124,7 +124,7 @@ class MountManager:
             raise BusyError("mount", point, f"{below[0]} is mounted beneath it")
         check = partial(self._check_place, point, zone_id)
         opened = self._drivers.open(point, backend, check)
-        driver, description, _ = opened
+        driver, description = opened.driver, opened.description
         volume = None
         try:
             self._check_unused(point, zone_id, driver)

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nexus.contracts.context import ROOT_ZONE_ID, OperationContext
 from nexus.contracts.errors import shown
@@ -38,30 +38,30 @@ from nexus.contracts.metadata import (
 from nexus.contracts.metastore import MetastoreABC
 from nexus.contracts.object_store import ContentStoreABC
 from nexus.core import fork_guard
-from nexus.core.arguments import check_admin, check_context, check_no_more, write_slice
-from nexus.core.bound import BoundFilesystem
-from nexus.core.channels import capacity_of
-from nexus.core.collector import Collector
+from nexus.core.arguments import capacity_of, check_admin, check_context, check_no_more, write_slice
 from nexus.core.content_calls import ContentCalls
-from nexus.core.dispatch import KernelDispatch
 from nexus.core.driver_lifecycle_coordinator import DriverLifecycleCoordinator, OpenDriver
-from nexus.core.file_watcher import FileWatcher
-from nexus.core.hooked_calls import EntryPoints, HookedCalls
+from nexus.core.entry_points import EntryPoints
 from nexus.core.inode_table import Transaction
 from nexus.core.kernel_state import KernelState, stat_after
-from nexus.core.lock_manager import LocalLockManager
 from nexus.core.mounts import Mount, MountManager
 from nexus.core.primitives import VFSRouter
 from nexus.core.sealed_store import SealedStore, revision_key, revision_of
-from nexus.core.service_registry import SERVICES_POINT, ServiceRegistry
-from nexus.core.sys_volume import SYS_POINT, SysVolume
-from nexus.core.tree_calls import TreeCalls, normalize_listed
+from nexus.core.sys_volume import SERVICES_POINT, SYS_POINT, SysVolume, normalize_listed
 from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.core.vfs_locks import make_vfs_locks
 from nexus.core.volume import Volume, bad_attribute
-from nexus.core.waiting_calls import WaitingCalls
+from nexus.lib.on_first_use import OnFirstUse
 from nexus.lib.paths import is_below, normalize
 from nexus.lib.steps import run, run_async
+
+if TYPE_CHECKING:
+    from nexus.core.collector import Collector
+    from nexus.core.dispatch import KernelDispatch
+    from nexus.core.hooked_calls import HookedCalls
+    from nexus.core.service_registry import ServiceRegistry
+    from nexus.core.tree_calls import TreeCalls
+    from nexus.core.waiting_calls import WaitingCalls
 
 _BARRIER_KEY = b"B"
 
@@ -83,34 +83,37 @@ class NexusFS(NexusFilesystem):
         self.store = SealedStore(metastore)
         self.router: VFSRouter[Mount] = VFSRouter()
         self.locks = make_vfs_locks(lock_timeout_s)
-        advisory = LocalLockManager(self.store, clock_ns, durable=durable)
-        self.waiting = WaitingCalls(advisory, FileWatcher(self.store))
-        self.locks.after_release = self.waiting.watcher.emit
-        self.dispatch = KernelDispatch(self.store, clock)
+        self._waiting = OnFirstUse(self._make_waiting)
+        self._dispatch = OnFirstUse(self._make_dispatch)
+        self._collector = OnFirstUse(self._make_collector)
         self.drivers = DriverLifecycleCoordinator(
-            self.dispatch, self.store, open_driver, durable=durable
+            self._dispatch, self.store, open_driver, durable=durable
         )
         self.mounts = MountManager(self.router, self.store, self.drivers, durable=durable)
-        self.services = ServiceRegistry(self.dispatch)
-        self.collector = Collector(self.store, self.volumes_in_use, clock_ns, self._sync, advisory)
+        self._services = OnFirstUse(self._make_services)
+        self._is_bootstrapped = False
+        self._are_services_closed = False
         self._context = context
+        self._clock = clock
+        self._clock_ns = clock_ns
         self._kernel = KernelState(
             self.store,
             self.router,
             self.locks,
             self.mounts,
             self.drivers,
-            self.waiting,
+            self._waiting,
             own_zone_id=context.zone_id,
             clock_ns=clock_ns,
             durable=durable,
         )
-        content, tree = ContentCalls(self._kernel), TreeCalls(self._kernel)
-        hooked = HookedCalls(self._kernel, content, tree, self.dispatch)
-        self._entry = EntryPoints(self._kernel, content, tree, hooked)
-        self.dispatch.on_live = self._entry.choose
+        self._content = ContentCalls(self._kernel)
+        self._tree = OnFirstUse(self._make_tree)
+        hooked = OnFirstUse(self._make_hooked)
+        self._entry = EntryPoints(self._kernel, self._content, self._tree, hooked)
         self.closed_cleanly = False
         self._closing = threading.Lock()
+        self._is_closing = False
         self._syncing = threading.Lock()
         self._synced_commits = 0  # guarded by _syncing
         self._before_close: list[Callable[[], None]] = []
@@ -119,18 +122,88 @@ class NexusFS(NexusFilesystem):
             self.store,
             ROOT_ZONE_ID,
             lambda: self.mounts.rows(ROOT_ZONE_ID),
-            lambda path, after: tree.versions(path, context.zone_id, after),
+            lambda path, after: self._tree().versions(path, context.zone_id, after),
             lambda: self.waiting.locks.holds(ROOT_ZONE_ID),
-            self.services.rows,
+            lambda: self.services.rows(),
             {
                 "channels": lambda: [r for volume in self.volumes() for r in volume.channel_rows()],
-                "hooks": self.dispatch.rows,
-                "watches": self.waiting.watcher.rows,
+                "hooks": lambda: self.dispatch.rows(),
+                "watches": lambda: self.waiting.watcher.rows(),
             },
         )
         fork_guard.watch(self)
         self.router.add(
             ROOT_ZONE_ID, SYS_POINT, Mount(SYS_POINT, "kernel", "__sys__", system, None)
+        )
+
+    # -- what many programs never use, made when it is --------------------------------------------
+
+    @property
+    def dispatch(self) -> KernelDispatch:
+        """The hooks; while nobody has asked for them there are none."""
+        return self._dispatch()
+
+    @property
+    def waiting(self) -> WaitingCalls:
+        """Advisory locks and watches; what is remembered of locks is read when it is made."""
+        return self._waiting()
+
+    @property
+    def services(self) -> ServiceRegistry:
+        """The services by name."""
+        return self._services()
+
+    @property
+    def collector(self) -> Collector:
+        """What forgets old history and removes content that nothing names."""
+        return self._collector()
+
+    def _make_dispatch(self) -> KernelDispatch:
+        from nexus.core.dispatch import KernelDispatch  # costs start-up time, as all of these do
+
+        dispatch = KernelDispatch(self.store, self._clock)
+        dispatch.on_live = self._entry.choose
+        if self._is_closing:
+            dispatch.close()
+        return dispatch
+
+    def _make_hooked(self) -> HookedCalls:
+        from nexus.core.hooked_calls import HookedCalls
+
+        return HookedCalls(self._kernel, self._content, self._tree(), self.dispatch)
+
+    def _make_services(self) -> ServiceRegistry:
+        from nexus.core.service_registry import ServiceRegistry
+
+        services = ServiceRegistry(self._dispatch)
+        if self._is_bootstrapped:
+            services.bootstrap()
+        if self._are_services_closed:
+            services.close()
+        return services
+
+    def _make_tree(self) -> TreeCalls:
+        from nexus.core.tree_calls import TreeCalls
+
+        return TreeCalls(self._kernel)
+
+    def _make_waiting(self) -> WaitingCalls:
+        from nexus.core.file_watcher import FileWatcher
+        from nexus.core.lock_manager import LocalLockManager
+        from nexus.core.waiting_calls import WaitingCalls
+
+        advisory = LocalLockManager(self.store, self._clock_ns, durable=self._kernel.durable)
+        waiting = WaitingCalls(advisory, FileWatcher(self.store))
+        self.locks.after_release = waiting.watcher.emit
+        if self._is_closing:
+            waiting.close()
+        return waiting
+
+    def _make_collector(self) -> Collector:
+        from nexus.core.collector import Collector
+
+        return Collector(
+            self.store, self.volumes_in_use, self._clock_ns, self._sync, self.waiting.locks
         )
 
     # -- content ------------------------------------------------------------------------------
@@ -375,11 +448,16 @@ class NexusFS(NexusFilesystem):
         with self._closing:
             if self._kernel.closed:
                 return
-            self.services.close()
-            self.dispatch.close()
+            self._are_services_closed = True
+            if (services := self._services.existing()) is not None:
+                services.close()
+            self._is_closing = True  # what is made from now on is closed where it is made
+            if (dispatch := self._dispatch.existing()) is not None:
+                dispatch.close()
             while self._before_close:
                 self._before_close.pop()()
-            self.waiting.close()
+            if (waiting := self._waiting.existing()) is not None:
+                waiting.close()
             # Every call under way holds a lock beneath its zone's root.
             with self.locks.write(f"/{self._context.zone_id}"):
                 self._kernel.closed = "the filesystem is closed"
@@ -395,7 +473,9 @@ class NexusFS(NexusFilesystem):
     def bootstrap(self) -> None:
         """Start the services that were enlisted, in dependency order. Errors: theirs."""
         self._kernel.check_open("bootstrap", None)
-        self.services.bootstrap()
+        self._is_bootstrapped = True
+        if (services := self._services.existing()) is not None:
+            services.bootstrap()
 
     def service(self, name: str) -> Any:
         if self._kernel.is_forked:
@@ -405,7 +485,8 @@ class NexusFS(NexusFilesystem):
     def in_forked_child(self) -> None:
         """Refuse every call from now on: this process is a child of the one that owns it."""
         self._kernel.leave_to_parent()
-        self.dispatch.in_forked_child()
+        if self._dispatch.made is not None:
+            self._dispatch.made.in_forked_child()
 
     def on_closing(self, callback: Callable[[], None]) -> None:
         """Call back before anything is closed, last registered first."""
@@ -417,6 +498,8 @@ class NexusFS(NexusFilesystem):
 
     def bind(self, context: OperationContext) -> NexusFilesystem:
         check_context(context)
+        from nexus.core.bound import BoundFilesystem  # costs start-up time
+
         return BoundFilesystem(self, context)
 
     def volumes(self) -> list[Volume]:

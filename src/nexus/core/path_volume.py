@@ -416,7 +416,8 @@ class PathVolume(TreeVolume):
             raise
         self._sync_if_durable()
         self._drop_overlays(txn, target)
-        for (relative, source, _), info in staged:
+        for entry, info in staged:
+            relative, source = entry.relative, entry.meta
             path = join(target, relative)
             if relative == "/" and not info.is_directory:
                 # Renaming changes the file's ctime, and with it the fingerprint.

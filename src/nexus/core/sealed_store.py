@@ -23,7 +23,6 @@ The head is the last put of each commit and its only condition: a driver may kee
 
 from __future__ import annotations
 
-import copy
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -264,6 +263,8 @@ class SealedStore:
             self._withdraw(ticket)
             raise
         if ticket.error is not None:
+            import copy  # costs start-up time, for an error only
+
             raise copy.copy(ticket.error)
         return ticket.revision, ticket.written
 

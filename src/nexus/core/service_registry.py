@@ -24,12 +24,11 @@ no service is called while it is held. A service's ``start`` and ``stop`` must c
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nexus.contracts.errors import (
     BusyError,
@@ -48,14 +47,14 @@ from nexus.contracts.protocols.service_lifecycle import (
     HookedService,
     PersistentService,
 )
-from nexus.contracts.vfs_hooks import HookSpec
-from nexus.core.dispatch import KernelDispatch
-from nexus.core.hook_shapes import check_spec
+from nexus.core.sys_volume import SERVICES_POINT
+from nexus.lib.logs import log_of
 
-SERVICES_POINT: Final = "/__sys__/services"
+if TYPE_CHECKING:
+    from nexus.contracts.vfs_hooks import HookSpec
+    from nexus.core.dispatch import KernelDispatch
+
 DRAIN_TIMEOUT_S: Final = 30.0
-
-_log = logging.getLogger(__name__)
 
 
 class _Entry:
@@ -114,7 +113,9 @@ class ServiceHandle:
 class ServiceRegistry:
     """The table of services. Shared by all threads."""
 
-    def __init__(self, dispatch: KernelDispatch, *, drain_timeout_s: float = DRAIN_TIMEOUT_S):
+    def __init__(
+        self, dispatch: Callable[[], KernelDispatch], *, drain_timeout_s: float = DRAIN_TIMEOUT_S
+    ) -> None:
         self._dispatch = dispatch
         self._drain_timeout_s = drain_timeout_s
         self._changing = threading.RLock()
@@ -303,12 +304,12 @@ class ServiceRegistry:
         try:
             self._drain(entry, None)
         except LockTimeoutError as error:
-            _log.error("%s", error)
+            log_of(__name__).error("%s", error)
         try:
             self._hook(entry.name, entry.spec, None)
             _stop(entry.instance)
         except Exception:  # noqa: BLE001 - the boundary of service shutdown
-            _log.exception("service %s failed to stop", entry.name)
+            log_of(__name__).exception("service %s failed to stop", entry.name)
         self._set_state(entry, STOPPED)
 
     def _drain(self, entry: _Entry, timeout_s: float | None) -> None:
@@ -326,7 +327,7 @@ class ServiceRegistry:
 
     def _hook(self, name: str, old: HookSpec | None, new: HookSpec | None) -> None:
         if old is not None or new is not None:
-            self._dispatch.replace(name, old, new)
+            self._dispatch().replace(name, old, new)
 
     def _set_state(self, entry: _Entry, state: str) -> None:
         with self._changed:
@@ -382,6 +383,8 @@ class ServiceRegistry:
 def _spec_of(name: str, instance: object) -> HookSpec | None:
     if not isinstance(instance, HookedService):
         return None
+    from nexus.core.hook_shapes import check_spec  # costs start-up time of those without hooks
+
     spec = instance.hook_spec()
     check_spec(name, spec)
     return spec

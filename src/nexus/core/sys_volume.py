@@ -39,8 +39,11 @@ from nexus.contracts.object_store import Content
 from nexus.core.inode_table import Transaction, commit_records, journal
 from nexus.core.sealed_store import SealedStore, revision_of
 from nexus.core.volume import Actor, Departure, Volume, is_directory, missing
+from nexus.lib.paths import normalize
 
 SYS_POINT = "/__sys__"
+SERVICES_POINT = SYS_POINT + "/services"
+VERSIONS_POINT = SYS_POINT + "/versions"
 _LARGEST = (1 << 63) - 1
 _LARGEST_SEQUENCE = {1: _LARGEST, 2: (1 << 32) - 1}
 """What the last part of a cursor can be: a revision, or a sequence within one."""
@@ -295,3 +298,10 @@ def _page(
     more = next(items, None) is not None
     entries = (stat if details else f"{SYS_POINT}/{place}/{at}" for at, stat in taken)
     return DirectoryPage(entries, taken[-1][0] if more else None)
+
+
+def normalize_listed(path: str) -> str:
+    """Normalize a path to list; what follows a view's prefix may itself be of full length."""
+    if isinstance(path, str) and path.startswith(VERSIONS_POINT + "/"):
+        return VERSIONS_POINT + normalize("history", path[len(VERSIONS_POINT) :])
+    return normalize("readdir", path)

@@ -36,8 +36,6 @@ from nexus.core.sys_volume import SYS_POINT, SysVolume
 from nexus.core.volume import Actor, Departure, Volume, exists, missing, not_directory
 from nexus.lib.paths import is_below, normalize
 
-_VERSIONS = SYS_POINT + "/versions"
-
 
 class TreeCalls:
     """The calls on names and attributes. Shared by all threads; holds no state of its own."""
@@ -322,10 +320,3 @@ class TreeCalls:
         path = normalize("history", path)
         volume, relative = self._kernel.route("history", path, zone_id)
         return volume.versions(relative, after_revision)
-
-
-def normalize_listed(path: str) -> str:
-    """Normalize a path to list; what follows a view's prefix may itself be of full length."""
-    if isinstance(path, str) and path.startswith(_VERSIONS + "/"):
-        return _VERSIONS + normalize("history", path[len(_VERSIONS) :])
-    return normalize("readdir", path)

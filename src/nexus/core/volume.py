@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -39,9 +39,11 @@ from nexus.contracts.metadata import (
     Stat,
 )
 from nexus.contracts.object_store import Content, ContentStoreABC, Leftovers
-from nexus.core.channels import Channels
 from nexus.core.inode_table import Transaction
 from nexus.lib.paths import join, parent
+
+if TYPE_CHECKING:
+    from nexus.core.channels import Channels
 
 MAX_ATTRIBUTES_BYTES = 32 << 10
 """Custom attributes of one entry, encoded; a record stays below what every metastore holds."""
@@ -94,7 +96,7 @@ class Actor(msgspec.Struct, frozen=True):
         return self.event(FILE_WRITE, path, etag=meta.etag, size=meta.size, version=meta.version)
 
 
-class TreeEntry(NamedTuple):
+class TreeEntry(msgspec.Struct, frozen=True):
     """One entry of a subtree on its way to another volume, with its bytes if it is a file."""
 
     relative: str
@@ -102,7 +104,7 @@ class TreeEntry(NamedTuple):
     pieces: Iterable[Buffer]
 
 
-class Departure(NamedTuple):
+class Departure(msgspec.Struct, frozen=True):
     """A file or a subtree on its way to another volume.
 
     ``entries`` come parents first; the first has the relative path ``/``. Taking them to the end
@@ -127,8 +129,10 @@ class Volume(ABC):
     snapshot_entries: int
     """How many entries of a directory one scan shows as of one moment; 0: not even a page."""
 
-    channels: Channels
-    """What :meth:`channel_record` names; a volume that names none has none."""
+    @property
+    def channels(self) -> Channels:
+        """What :meth:`channel_record` names. Errors: NotSupportedError where it names none."""
+        raise NotSupportedError("open", self.point, "this mount holds no pipe and no stream")
 
     def absolute(self, relative: str) -> str:
         """Return the absolute path of a volume path."""
@@ -418,6 +422,12 @@ def missing_parent(operation: str, path: str, parent: str) -> PathNotFoundError:
 def is_directory(operation: str, path: str) -> PathIsDirectoryError:
     """Return the error for a file operation on a directory."""
     return PathIsDirectoryError(operation, path, "is a directory")
+
+
+def no_channel(operation: str, path: str) -> NotSupportedError:
+    """Return the error for waiting on what carries no messages."""
+    reason = "is no pipe and no stream, so there is nothing to wait for"
+    return NotSupportedError(operation, path, reason, hint="create one with sys_setattr")
 
 
 def no_file(operation: str, path: str, entry_type: int) -> NexusError:

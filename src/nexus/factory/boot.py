@@ -6,7 +6,6 @@ what the parts do is theirs.
 
 from __future__ import annotations
 
-import logging
 import os
 import pwd
 import time
@@ -29,11 +28,11 @@ from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.core.volume import Actor
 from nexus.factory.caches import DEFAULT_CACHE_STORE, check_cache_store, open_cache_store
 from nexus.factory.data_directory import CONTENT, DataDirectory, default_path
-from nexus.factory.drivers import DriverRegistry, read_label
+from nexus.factory.drivers import DEFAULT_STREAMS, DriverRegistry, read_label
 from nexus.factory.metastores import AUTO as BEST_METASTORE
 from nexus.factory.metastores import check_metastore, metastore_class
-from nexus.factory.streams import DEFAULT_STREAMS
 from nexus.lib.disk import Disk, folder_place
+from nexus.lib.logs import log_of
 from nexus.lib.paths import parent
 from nexus.storage.object_store.local_transport import LocalTransport
 
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from nexus.contracts.protocols.brick import Brick, Look
 
 IN_MEMORY = ":memory:"
-_log = logging.getLogger(__name__)
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -172,7 +170,7 @@ def _recover(nx: NexusFS, actor: Actor, *, accept_loss: bool) -> None:
     if accept_loss:
         # Repairs the records that recovery is going to read: one it cannot read would stop it.
         for problem in Checker(nx.store, nx.volumes()).run(repair=True, content=False).problems:
-            _log.warning("%s: %s: %s", problem.object, problem.problem, problem.advice)
+            log_of(__name__).warning("%s: %s: %s", problem.object, problem.problem, problem.advice)
     recover(nx, actor)
 
 

@@ -32,8 +32,8 @@ from nexus.contracts.errors import (
 from nexus.contracts.metastore import MetastoreABC, StoredEntry
 from nexus.core.sealed_store import SealedStore
 from nexus.factory.data_directory import DESCRIPTOR, DataDirectory, default_path
-from nexus.factory.metastores import AUTO, BESIDE, FILES, metastore_class
-from nexus.factory.store_switch import FOLDER, KEPT_SUFFIX, begin, place, settle
+from nexus.factory.metastores import AUTO, BESIDE, CONVERSION, FILES, metastore_class
+from nexus.factory.store_switch import KEPT_SUFFIX, begin, place, settle
 from nexus.lib.disk import Disk, storage_error
 
 Progress = Callable[[str, int], None]
@@ -108,7 +108,7 @@ def _copy(
     """Build the new store in the folder, closed and compared with the old one."""
     path = directory.path
     old_class, new_class = metastore_class(source, path), metastore_class(to, path)
-    file = os.path.join(path, FOLDER, FILES[to])
+    file = os.path.join(path, CONVERSION, FILES[to])
     with closing(old_class(directory.metastore_file, disk=disk, create=False)) as old:
         _check(old, directory.metastore_file, progress)
         begin(path, disk, keep=source if keep else None)

@@ -29,8 +29,7 @@ from nexus.contracts.errors import (
     DataDirectoryLockedError,
     NexusError,
 )
-from nexus.factory.metastores import FILES, Choice, choose
-from nexus.factory.store_switch import settle
+from nexus.factory.metastores import CONVERSION, FILES, Choice, choose
 from nexus.lib.boot_id import boot_id
 from nexus.lib.disk import Disk, put_in_place, storage_error
 from nexus.lib.hashing import hex_digest
@@ -204,7 +203,9 @@ class DataDirectory:
     def _open_descriptor(self, metastore: str) -> Descriptor:
         found = read_descriptor(self.path)
         chosen = choose(self.path, metastore, found.metastore if found else None).name
-        if found is not None:
+        if found is not None and os.path.isdir(self.file(CONVERSION)):
+            from nexus.factory.store_switch import settle  # costs start-up time
+
             settle(self.path, found.metastore, self._disk)
         return found or Descriptor(FORMAT, chosen, os.urandom(8).hex()).sealed()
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from nexus.contracts.errors import BusyError, ConfigError, CorruptionError, NexusError
 from nexus.contracts.object_store import ObjectStoreABC, TransportABC
-from nexus.contracts.stream_backend import StreamStore
-from nexus.factory.streams import DEFAULT_STREAMS, open_streams
 from nexus.lib.disk import Disk, places_overlap
 from nexus.lib.hashing import hex_digest
 from nexus.storage.object_store.cas_store import CasStore
@@ -23,6 +21,12 @@ from nexus.storage.object_store.local_transport import LocalTransport
 from nexus.storage.object_store.loose_objects import LooseObjects
 from nexus.storage.object_store.object_database import ObjectDatabase
 from nexus.storage.object_store.segment_objects import SegmentObjects
+
+if TYPE_CHECKING:
+    from nexus.contracts.stream_backend import StreamStore
+
+DEFAULT_STREAMS: Final = "memory"
+"""Where a content store keeps streams unless another place is asked for."""
 
 LABEL_KEY = "volume.json"
 SEGMENTS = "segments"
@@ -129,7 +133,10 @@ class DriverRegistry:
         elif label.owner_id != self._owner_id:
             raise self._not_ours(name, label, "restore the data directory from a backup")
         store = self._store(transport, name, label)
-        store.streams, _ = open_streams(streams, _root_of(transport), self._disk)
+        if streams != DEFAULT_STREAMS:
+            from nexus.factory.streams import open_streams  # costs start-up time
+
+            store.streams, _ = open_streams(streams, _root_of(transport), self._disk)
         return store
 
     def content_store(self, transport: TransportABC, name: str, *, adopt: bool) -> CasStore:
@@ -181,21 +188,26 @@ class DriverRegistry:
         options.finish()
         transport = self._local(root, options, confined=False)
         store = self.content_store(transport, "cas_local", adopt=adopt)
-        store.streams = streams
+        if streams is not None:
+            store.streams = streams
         return store
 
     def _cas_memory(self, options: _Options) -> ObjectStoreABC:
         streams = self._streams(options, None)
         options.finish()
         store = self.content_store(self._memory(), "cas_memory", adopt=False)
-        store.streams = streams
+        if streams is not None:
+            store.streams = streams
         return store
 
-    def _streams(self, options: _Options, root: str | None) -> StreamStore:
+    def _streams(self, options: _Options, root: str | None) -> StreamStore | None:
+        """Return the place for streams that is asked for, None for the one every store has."""
         asked = options.take("stream", object, DEFAULT_STREAMS)
-        streams, again = open_streams(asked, root, self._disk)
-        if asked != DEFAULT_STREAMS:
-            options.resolved["stream"] = again
+        if asked == DEFAULT_STREAMS:
+            return None
+        from nexus.factory.streams import open_streams  # costs start-up time
+
+        streams, options.resolved["stream"] = open_streams(asked, root, self._disk)
         return streams
 
     def _path_local(self, options: _Options) -> ObjectStoreABC:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from nexus.contracts.errors import NotSupportedError
 from nexus.contracts.filesystem import NexusFilesystem
-from nexus.core.collector import CollectionReport
 from nexus.core.nexus_fs import NexusFS
 
 if TYPE_CHECKING:
+    from nexus.core.collector import CollectionReport
     from nexus.core.fsck import FsckReport
 
 Progress = Callable[[str, int], None]

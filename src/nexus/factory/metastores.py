@@ -8,7 +8,9 @@ record.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from nexus.contracts.errors import ConfigError
 from nexus.lib import native
@@ -29,8 +31,11 @@ BESIDE: Final = {
 }
 """What a store keeps beside its file, by kind."""
 
+CONVERSION: Final = "convert"
+"""The folder in a data directory of a conversion that is under way, or was cut short."""
 
-class Choice(NamedTuple):
+
+class Choice(msgspec.Struct, frozen=True):
     """The metastore of a data directory, and why it is that one."""
 
     name: str

@@ -18,7 +18,7 @@ from nexus.contracts.deployment_profile import selected_bricks
 from nexus.contracts.errors import InvalidArgumentError
 from nexus.contracts.protocols.brick import DEPENDENT, INDEPENDENT, Brick, BrickContext
 from nexus.core.nexus_fs import NexusFS
-from nexus.core.service_registry import SERVICES_POINT
+from nexus.core.sys_volume import SERVICES_POINT
 
 
 def plan(profile: str, enable: Iterable[str], disable: Iterable[str]) -> list[Brick]:

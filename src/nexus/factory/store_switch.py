@@ -24,10 +24,9 @@ import os
 from contextlib import suppress
 
 from nexus.contracts.errors import CorruptionError, NexusError
-from nexus.factory.metastores import BESIDE, FILES
+from nexus.factory.metastores import BESIDE, CONVERSION, FILES
 from nexus.lib.disk import Disk, storage_error
 
-FOLDER = "convert"
 KEEP = "keep"
 """In the folder, where the old store is to be kept: the kind of that store."""
 KEPT_SUFFIX = ".kept"
@@ -35,7 +34,7 @@ KEPT_SUFFIX = ".kept"
 
 def begin(path: str, disk: Disk, *, keep: str | None) -> str:
     """Make the folder for a new store and return its path; ``keep`` is a store to keep."""
-    folder = os.path.join(path, FOLDER)
+    folder = os.path.join(path, CONVERSION)
     disk.mkdir(folder, 0o700)
     if keep is not None:
         fd = disk.open(os.path.join(folder, KEEP), os.O_CREAT | os.O_WRONLY, 0o600)
@@ -51,7 +50,7 @@ def begin(path: str, disk: Disk, *, keep: str | None) -> str:
 
 def place(path: str, kind: str, disk: Disk) -> None:
     """Move the finished store from the folder to where it will be in force."""
-    built = os.path.join(path, FOLDER, FILES[kind])
+    built = os.path.join(path, CONVERSION, FILES[kind])
     fd = disk.open(built, os.O_RDWR)
     try:
         disk.fsync(fd)
@@ -66,11 +65,11 @@ def settle(path: str, recorded: str, disk: Disk) -> None:
 
     Errors: CorruptionError where the recorded store is missing; StorageError.
     """
-    folder = os.path.join(path, FOLDER)
+    folder = os.path.join(path, CONVERSION)
     if not os.path.isdir(folder):
         return
     if not os.path.exists(os.path.join(path, FILES[recorded])):
-        reason = f"the metastore is gone, beside a conversion that was cut short ({FOLDER}/)"
+        reason = f"the metastore is gone, beside a conversion that was cut short ({CONVERSION}/)"
         hint = "restore the data directory from a backup"
         raise CorruptionError("open", os.path.join(path, FILES[recorded]), reason, hint=hint)
     try:

@@ -14,7 +14,6 @@ from nexus.contracts.stream_backend import StreamStore
 from nexus.lib.disk import Disk
 from nexus.storage.stream.memory import MemoryStreams
 
-DEFAULT_STREAMS: Final = "memory"
 NAMES: Final = ("durable_log", "memory", "shared_memory", "stdio")
 FOLDER: Final = "streams"
 """Where a content store on a disk keeps durable streams, beside its objects."""

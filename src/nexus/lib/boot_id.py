@@ -20,7 +20,7 @@ def boot_id() -> str:
     if sys.platform != "linux":
         return UNKNOWN
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as source:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as source:
             return source.read().strip()
     except OSError:
         return UNKNOWN

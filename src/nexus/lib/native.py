@@ -7,12 +7,13 @@ takes Rust where it was built; ``rust`` insists on it; ``python`` takes the twin
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from nexus.contracts.errors import ConfigError
 
@@ -21,7 +22,7 @@ _MODULE = "nexus._kernel"
 _REASON_FILE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_kernel_missing.txt")
 
 
-class Choice(NamedTuple):
+class Choice(msgspec.Struct, frozen=True):
     """What runs, and why. ``module`` is None where the Python twins do."""
 
     module: ModuleType | None
@@ -36,7 +37,13 @@ class Choice(NamedTuple):
 @cache
 def chosen() -> Choice:
     """Return the choice for this process. Errors: ConfigError."""
-    return choose(os.environ.get(VARIABLE, "auto"), lambda: importlib.import_module(_MODULE))
+    return choose(os.environ.get(VARIABLE, "auto"), _load)
+
+
+def _load() -> ModuleType:
+    from nexus import _kernel
+
+    return _kernel
 
 
 def choose(wanted: str, load: Callable[[], ModuleType]) -> Choice:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 
 from nexus.contracts.errors import InvalidPathError, NameTooLongError, shown
 from nexus.lib.native import chosen
@@ -17,23 +18,30 @@ from nexus.lib.native import chosen
 MAX_PATH_BYTES = 4096
 MAX_NAME_BYTES = 255
 
-# One pass for the usual case: canonical already, and short enough in characters.
-_CANONICAL = re.compile(
-    r"(?:/(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255})+|/"
-).fullmatch
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]").search
-
 _ALWAYS_SHORT = MAX_NAME_BYTES // 4  # characters that fit a name whatever they are
 
 
-def _normalize(operation: str, path: str, /) -> str:
-    if (
-        isinstance(path, str)
-        and _CANONICAL(path)
-        and (len(path) <= _ALWAYS_SHORT or (path.isascii() and len(path) <= MAX_PATH_BYTES))
-    ):
-        return path
-    return normalize_slowly(operation, path)
+def _normalizer() -> Callable[[str, str], str]:
+    # One pass for the usual case: canonical already, and short enough in characters.
+    is_canonical = re.compile(
+        r"(?:/(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255})+|/"
+    ).fullmatch
+
+    def normalize(operation: str, path: str, /) -> str:
+        if (
+            isinstance(path, str)
+            and is_canonical(path)
+            and (len(path) <= _ALWAYS_SHORT or (path.isascii() and len(path) <= MAX_PATH_BYTES))
+        ):
+            return path
+        return normalize_slowly(operation, path)
+
+    return normalize
+
+
+@cache
+def _forbidden() -> Callable[[str], re.Match[str] | None]:
+    return re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]").search  # costs start-up time
 
 
 def normalize_slowly(operation: str, path: str) -> str:
@@ -43,7 +51,7 @@ def normalize_slowly(operation: str, path: str) -> str:
     readable = path.encode("utf-8", "backslashreplace").decode("utf-8")
     if not path.startswith("/"):
         raise InvalidPathError(operation, readable, "a path starts with '/'")
-    found = _FORBIDDEN(path)
+    found = _forbidden()(path)
     if found:
         raise InvalidPathError(
             operation, readable, f"character U+{ord(found[0]):04X} is not allowed in a path"
@@ -64,7 +72,7 @@ def normalize_slowly(operation: str, path: str) -> str:
 
 _native = chosen().module
 
-normalize: Callable[[str, str], str] = _normalize if _native is None else _native.normalize
+normalize: Callable[[str, str], str] = _normalizer() if _native is None else _native.normalize
 """Return the canonical form of a path, the second argument; the first names the caller in errors.
 
 Errors: InvalidPathError, NameTooLongError.

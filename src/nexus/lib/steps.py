@@ -17,12 +17,14 @@ Takes no lock.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
 
 T = TypeVar("T")
 
 
-class Step(NamedTuple):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """One wait: how a thread does it, and how a task does."""
 
     block: Callable[[], Any]

@@ -1,4 +1,10 @@
-"""The way in: :func:`connect` returns a filesystem, whatever stands behind it."""
+"""The way in: :func:`connect` returns a filesystem, whatever stands behind it.
+
+What maintains a filesystem is loaded when it is named, so that a program that only connects does
+not wait for it.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from nexus.contracts.context import OperationContext
 from nexus.contracts.filesystem import NexusFilesystem, Precondition, WriteRequest
@@ -10,9 +16,11 @@ from nexus.contracts.metadata import (
     DT_REG,
     DT_STREAM,
 )
-from nexus.factory.conversion import convert
-from nexus.factory.maintenance import collect, fsck
 from nexus.sdk.connect import connect
+
+if TYPE_CHECKING:
+    from nexus.factory.conversion import convert
+    from nexus.factory.maintenance import collect, fsck
 
 __all__ = [
     "DT_DIR",
@@ -30,3 +38,20 @@ __all__ = [
     "convert",
     "fsck",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "convert":
+        from nexus.factory.conversion import convert as found
+    elif name in ("collect", "fsck"):
+        from nexus.factory import maintenance
+
+        found = getattr(maintenance, name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | set(__all__))

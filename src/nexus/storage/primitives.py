@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from nexus.lib.boot_id import boot_number
 from nexus.lib.disk import Disk
 from nexus.lib.native import chosen
-from nexus.storage.object_store.object_index import ObjectIndex
 from nexus.storage.object_store.segment_file import Wanted, read_sealed
+
+if TYPE_CHECKING:
+    from nexus.storage.object_store.object_index import ObjectIndex
 
 if TYPE_CHECKING or chosen().module is None:
     from nexus.storage.object_store.segment_file import packed_record
@@ -30,7 +32,7 @@ def open_index(path: str, disk: Disk, boot: int | None) -> ObjectIndex:
     """Open an index of objects; by default in this boot. Errors: IndexLostError; OSError."""
     native = _native_for(disk)
     if native is None:
-        return ObjectIndex(path, disk=disk, boot=boot)
+        return _twin()(path, disk=disk, boot=boot)
     index: ObjectIndex = native.ObjectIndex(path, boot_number() if boot is None else boot)
     return index
 
@@ -41,7 +43,7 @@ def create_index(
     """Make an index in place of any other; see :meth:`ObjectIndex.create`."""
     native = _native_for(disk)
     if native is None:
-        return ObjectIndex.create(path, fill, disk=disk, boot=boot)
+        return _twin().create(path, fill, disk=disk, boot=boot)
     boot = boot_number() if boot is None else boot
     index: ObjectIndex = native.ObjectIndex.create(path, fill, boot)
     return index
@@ -54,6 +56,12 @@ def sealed_reader(disk: Disk) -> Callable[[int, Sequence[Wanted]], bytes | None]
         return partial(read_sealed, disk)
     reader: Callable[[int, Sequence[Wanted]], bytes | None] = native.read_sealed
     return reader
+
+
+def _twin() -> type[ObjectIndex]:
+    from nexus.storage.object_store.object_index import ObjectIndex  # costs start-up time
+
+    return ObjectIndex
 
 
 def _native_for(disk: Disk) -> ModuleType | None:

@@ -216,8 +216,9 @@ def test_a_page_looks_only_at_its_own_entries(local, root, monkeypatch):
     for number in range(50):
         (root / f"{number:02}").touch()
     looked_at = []
-    info = local._listing._info
-    monkeypatch.setattr(local._listing, "_info", lambda key: (looked_at.append(key), info(key))[1])
+    listing = local._listing()
+    info = listing._info
+    monkeypatch.setattr(listing, "_info", lambda key: (looked_at.append(key), info(key))[1])
     assert keys_of(local.list_dir("", "09", 3)) == ["10", "11", "12"]
     assert looked_at == ["10", "11", "12"]
 

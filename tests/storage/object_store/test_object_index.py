@@ -18,13 +18,8 @@ from nexus.contracts.metadata import Buffer
 from nexus.lib.block_seals import BLOCK_BYTES
 from nexus.lib.boot_id import NO_BOOT
 from nexus.lib.disk import Disk
-from nexus.storage.object_store.entry import Entry, Place
-from nexus.storage.object_store.object_index import (
-    PAGE_BYTES,
-    End,
-    IndexLostError,
-    ObjectIndex,
-)
+from nexus.storage.object_store.entry import End, Entry, IndexLostError, Place
+from nexus.storage.object_store.object_index import PAGE_BYTES, ObjectIndex
 from nexus.storage.object_store.segment_file import UNIT, packed_record
 from nexus.testing.faults import FaultyDisk, KilledError, KillingDisk
 

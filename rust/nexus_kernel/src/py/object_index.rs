@@ -20,7 +20,6 @@ use crate::object_index::{self, End, IndexError, Known, LARGEST_APPENDED, NewObj
 use crate::segment_record::ObjectId;
 
 const ENTRY_MODULE: &str = "nexus.storage.object_store.entry";
-const TWIN_MODULE: &str = "nexus.storage.object_store.object_index";
 
 static ENTRY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static PLACE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -108,7 +107,7 @@ impl ObjectIndex {
         let Some(End { segment, offset }) = self.call(py, |index| Ok(index.end()))? else {
             return Ok(None);
         };
-        let class = END.import(py, TWIN_MODULE, "End")?;
+        let class = END.import(py, ENTRY_MODULE, "End")?;
         class.call1((segment, offset)).map(Some)
     }
 
@@ -241,7 +240,7 @@ fn raised(py: Python<'_>, (error, path): Failure) -> PyErr {
             .import(py, "nexus.contracts.errors", "CorruptionError")
             .and_then(|class| class.call1(("index", path.into_os_string(), reason))),
         IndexError::Lost(reason) => INDEX_LOST
-            .import(py, TWIN_MODULE, "IndexLostError")
+            .import(py, ENTRY_MODULE, "IndexLostError")
             .and_then(|class| class.call1((reason,))),
         IndexError::Io(error) => return os_error(py, &error),
     };

@@ -7,9 +7,10 @@ ExecStart and ExecStop, ``module_init``.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from nexus.contracts.vfs_hooks import HookSpec
+if TYPE_CHECKING:
+    from nexus.contracts.vfs_hooks import HookSpec
 
 ENLISTED = "enlisted"
 STARTING = "starting"

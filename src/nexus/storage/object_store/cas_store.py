@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from nexus.contracts.errors import (
     ContentNotFoundError,
@@ -33,7 +34,6 @@ from nexus.contracts.object_store import (
     ObjectStoreCapabilities,
     StoredObject,
 )
-from nexus.contracts.stream_backend import StreamStore
 from nexus.lib.block_seals import BLOCK_BYTES
 from nexus.lib.chunking import (
     DEFAULT_CHUNKING,
@@ -51,11 +51,14 @@ from nexus.lib.content_id import (
     object_id_of,
     parse_content_id,
 )
-from nexus.lib.manifest import ChunkRef, Manifest, ManifestBuilder, ManifestError
+from nexus.lib.on_first_use import OnFirstUse
 from nexus.storage.object_store.collection_guard import CollectionGuard, Flight
 from nexus.storage.object_store.object_database import ObjectDatabase
 from nexus.storage.object_store.verified_cache import VerifiedCache
-from nexus.storage.stream.memory import MemoryStreams
+
+if TYPE_CHECKING:
+    from nexus.contracts.stream_backend import StreamStore
+    from nexus.lib.manifest import ChunkRef, Manifest, ManifestBuilder
 
 CACHE_BYTES = 8 << 20
 """Budget of verified chunks, and another of decoded manifests: eight of the largest chunks."""
@@ -87,7 +90,7 @@ class CasStore(ContentStoreABC):
     ) -> None:
         self.name = name
         self.volume_id = volume_id
-        self.streams: StreamStore | None = MemoryStreams()  # until a factory says otherwise
+        self._streams: Callable[[], StreamStore | None] = OnFirstUse(_memory_streams)
         self.capabilities = ObjectStoreCapabilities(
             authoritative_namespace=False,
             content_addressed=True,
@@ -104,6 +107,15 @@ class CasStore(ContentStoreABC):
         self._guard = CollectionGuard()
         self._chunks: VerifiedCache[bytes] = VerifiedCache(CACHE_BYTES)
         self._manifests: VerifiedCache[Manifest] = VerifiedCache(CACHE_BYTES)
+
+    @property
+    def streams(self) -> StreamStore | None:
+        """Where streams are kept: in memory, until a factory says otherwise."""
+        return self._streams()
+
+    @streams.setter
+    def streams(self, streams: StreamStore | None) -> None:
+        self._streams = lambda: streams
 
     # Writing
 
@@ -146,6 +158,8 @@ class CasStore(ContentStoreABC):
     def _write_chunks(self, runs: Iterable[list[Chunk]]) -> Content:
         # Imported here: only large content needs it, and it costs start-up time.
         from concurrent.futures import Future, ThreadPoolExecutor
+
+        from nexus.lib.manifest import ManifestBuilder
 
         # Cutting, hashing and sealing take about twice as long as storing, and all of it runs
         # without the interpreter's lock. A third thread takes more for that lock than it gives.
@@ -239,6 +253,8 @@ class CasStore(ContentStoreABC):
         return self._write_chunks(chunk_stream(pieces, self._chunking))
 
     def _splice_chunks(self, etag: str, object_id: str, offset: int, data: Buffer) -> Content:
+        from nexus.lib.manifest import ManifestBuilder  # costs start-up time
+
         with self._guard.flight() as flight:
             self._guard.hold(flight, object_id)
             base = self._manifest("splice", etag, object_id)
@@ -381,6 +397,8 @@ class CasStore(ContentStoreABC):
     def _manifest(self, operation: str, etag: str, object_id: str) -> Manifest:
         manifest = self._manifests.get(object_id)
         if manifest is None:
+            from nexus.lib.manifest import Manifest, ManifestError  # costs start-up time
+
             encoded = self._object(operation, etag, object_id, None)
             try:
                 manifest = Manifest.decode(encoded)
@@ -527,6 +545,12 @@ class CasStore(ContentStoreABC):
     def close(self) -> None:
         """Close the database. Idempotent."""
         self._objects.close()
+
+
+def _memory_streams() -> StreamStore:
+    from nexus.storage.stream.memory import MemoryStreams  # costs start-up time
+
+    return MemoryStreams()
 
 
 def _flat(data: Buffer) -> Buffer:

@@ -17,9 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from nexus.contracts.errors import BusyError, InvalidArgumentError
-from nexus.lib.manifest import Manifest
+
+if TYPE_CHECKING:
+    from nexus.lib.manifest import Manifest
 
 
 class Flight:

@@ -17,7 +17,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from nexus.contracts.errors import (
     AccessDeniedError,
@@ -35,7 +36,7 @@ _LEAVES = "a symbolic link leads out of the root"
 _O_PATH = getattr(os, "O_PATH", 0)
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True):
     """A real path below the root, and what is there (None: nothing)."""
 
     path: str

@@ -1,4 +1,7 @@
-"""Entry: where in the segments an object lies. Layer: storage. Plain values, without behaviour."""
+"""Entry: where in the segments an object lies. Layer: storage. Plain values, without behaviour.
+
+What the twins of the index of objects give and take.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,20 @@ class Place(NamedTuple):
     segment: int
     offset: int
     """In the segment, in units of 8 bytes."""
+
+
+LOG_START = Place(0, 0)
+
+
+class End(NamedTuple):
+    """Where the last segment ends, as a clean close left it."""
+
+    segment: int
+    offset: int
+
+
+class IndexLostError(Exception):
+    """There is no index to go on with: it has to be made anew from the segments."""
 
 
 class Entry(NamedTuple):

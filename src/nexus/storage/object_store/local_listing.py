@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 
+from msgspec.structs import replace
+
 from nexus.contracts.errors import AccessDeniedError
 from nexus.contracts.object_store import KeyInfo
 from nexus.storage.object_store.confinement import Confinement
@@ -142,7 +144,7 @@ class Listing:
         except AccessDeniedError:
             return None  # a link that leaves the root
         if info is not None and info.is_directory and os.path.islink(self._prefix + key):
-            return info._replace(is_linked=True)
+            return replace(info, is_linked=True)
         return info
 
     def _holds(self, real_path: str) -> bool:

@@ -28,6 +28,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
 
 from nexus.contracts.errors import (
     ContentNotFoundError,
@@ -47,16 +48,18 @@ from nexus.contracts.object_store import (
     TransportCapabilities,
 )
 from nexus.lib.disk import Disk, folder_place, storage_error
-from nexus.storage.object_store import local_removal
+from nexus.lib.on_first_use import OnFirstUse
 from nexus.storage.object_store.confinement import (
     Confinement,
     Place,
     must_be_file,
     must_exist,
 )
-from nexus.storage.object_store.local_listing import Listing
 from nexus.storage.object_store.local_sync import SyncRounds
 from nexus.storage.object_store.staging import staging_name
+
+if TYPE_CHECKING:
+    from nexus.storage.object_store.local_listing import Listing
 
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY
 _READ = os.O_RDONLY
@@ -101,7 +104,7 @@ class LocalTransport(TransportABC):
         self._prefix = self.root.rstrip("/") + "/"
         self._disk = disk = disk or Disk()
         self._confinement = Confinement(self.root) if confined else None
-        self._listing = Listing(self._prefix, self.info, self._confinement)
+        self._listing = OnFirstUse(self._make_listing)
         try:
             self.place = folder_place(self.root)
             self._rounds = SyncRounds(self.root, disk)
@@ -287,6 +290,11 @@ class LocalTransport(TransportABC):
             return os.access(self._prefix + key, os.F_OK)  # an error of stat costs ten times this
         return self.info(key) is not None
 
+    def _make_listing(self) -> Listing:
+        from nexus.storage.object_store.local_listing import Listing  # costs start-up time
+
+        return Listing(self._prefix, self.info, self._confinement)
+
     def list_keys(self, prefix: str = "", after: str = "", limit: int = 1000) -> list[KeyInfo]:
         """Return files at any depth, see the contract. Links to a directory above are not entered.
 
@@ -294,7 +302,7 @@ class LocalTransport(TransportABC):
         it touches.
         """
         with _Translated("list_keys", prefix):
-            return self._listing.keys(prefix, after, limit)
+            return self._listing().keys(prefix, after, limit)
 
     def list_dir(self, key: str, after: str = "", limit: int = 1000) -> list[KeyInfo]:
         """Return direct entries, see the contract; only those of the page are looked at."""
@@ -303,16 +311,18 @@ class LocalTransport(TransportABC):
                 known = self.info(key)  # refuses a link that leaves, also when nothing is there
                 if known is None:
                     raise ContentNotFoundError("list_dir", key, "no such directory")
-            return self._listing.entries(key, after, limit)
+            return self._listing().entries(key, after, limit)
 
     def unlisted(self, key: str) -> list[str]:
         """Return the names that listings leave out, see the contract."""
         with _Translated("unlisted", key):
-            return self._listing.unlisted(key)
+            return self._listing().unlisted(key)
 
     def remove_leftovers(self, untouched_since_ns: int, *, dry_run: bool = False) -> Leftovers:
         """Remove what dead processes left anywhere below the root, see the contract."""
         with _Translated("remove_leftovers", ""):
+            from nexus.storage.object_store import local_removal  # costs start-up time
+
             disk = self._disk
             return local_removal.sweep(self.root, untouched_since_ns, disk, dry_run=dry_run)
 
@@ -347,6 +357,8 @@ class LocalTransport(TransportABC):
 
     def _remove_leftovers(self, key: str, path: str) -> None:
         """Remove what killed processes left, where the directory holds nothing else."""
+        from nexus.storage.object_store import local_removal  # costs start-up time
+
         names = os.listdir(path)
         if not all(map(local_removal.is_dead, names)):
             raise DirectoryNotEmptyError("remove", key, "the directory is not empty")
@@ -357,6 +369,8 @@ class LocalTransport(TransportABC):
         """Remove a key with everything beneath it, see the contract."""
         if not key:
             raise InvalidArgumentError("remove_tree", key, "the root cannot be removed")
+        from nexus.storage.object_store import local_removal  # costs start-up time
+
         hidden = key[: key.rfind("/") + 1] + staging_name()
         try:
             self.rename_key(key, hidden)

@@ -46,7 +46,7 @@ from nexus.contracts.metadata import Buffer
 from nexus.lib.block_seals import BLOCK_BYTES
 from nexus.lib.boot_id import NO_BOOT, boot_number
 from nexus.lib.disk import Disk
-from nexus.storage.object_store.entry import Entry, Place
+from nexus.storage.object_store.entry import LOG_START, End, Entry, IndexLostError, Place
 from nexus.storage.object_store.segment_file import UNIT, packed_record
 from nexus.storage.object_store.waiting_entries import WaitingEntries
 
@@ -67,20 +67,6 @@ _DIRTY_PAGES = 256
 _WAITING_ENTRIES = 4096
 _WAITING_BYTES = 32 << 20
 """What the log is read for at most after a kill, beside one object."""
-
-
-class End(NamedTuple):
-    """Where the last segment ends, as a clean close left it."""
-
-    segment: int
-    offset: int
-
-
-class IndexLostError(Exception):
-    """There is no index to go on with: it has to be made anew from the segments."""
-
-
-LOG_START = Place(0, 0)
 
 
 class _Map(NamedTuple):

@@ -26,12 +26,11 @@ cache, never for a sync. Its owner sees to it that one :meth:`SegmentSet.sync` r
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from nexus.contracts.errors import (
     ClosedError,
@@ -44,13 +43,8 @@ from nexus.contracts.metadata import Buffer
 from nexus.lib.block_seals import BLOCK_BYTES
 from nexus.lib.chunking import Chunk
 from nexus.lib.disk import Disk, storage_error
-from nexus.storage.object_store.entry import Entry, Place
-from nexus.storage.object_store.object_index import (
-    LOG_START,
-    End,
-    IndexLostError,
-    ObjectIndex,
-)
+from nexus.lib.logs import log_of
+from nexus.storage.object_store.entry import LOG_START, End, Entry, IndexLostError, Place
 from nexus.storage.object_store.segment_file import (
     FIRST_OFFSET,
     UNIT,
@@ -62,6 +56,9 @@ from nexus.storage.object_store.segment_file import (
 )
 from nexus.storage.primitives import create_index, open_index, packed_record
 
+if TYPE_CHECKING:
+    from nexus.storage.object_store.object_index import ObjectIndex
+
 SEGMENT_BYTES = 64 << 20
 """A segment takes no record past this. Few enough files, and little to copy at a time."""
 
@@ -72,7 +69,6 @@ _OPEN_SEGMENTS = 128
 _MOVED_AT_A_TIME = 64
 _INDEX = "objects.idx"
 _SUFFIX = ".seg"
-_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -119,7 +115,7 @@ class SegmentSet:
             self.index = open_index(path, self._disk, self._boot)
         except IndexLostError as error:
             if numbers:
-                _log.warning("%s: %s; it is made anew from the segments", path, error)
+                log_of(__name__).warning("%s: %s; it is made anew from the segments", path, error)
             self.index = self._new_index()
         end = self.index.end
         if end is None:
@@ -420,7 +416,7 @@ class SegmentSet:
         try:
             return call(self.index)
         except CorruptionError as error:
-            _log.warning("%s; it is made anew from the segments", error)
+            log_of(__name__).warning("%s; it is made anew from the segments", error)
             self.make_index_anew_locked()
             return call(self.index)
 
@@ -481,7 +477,7 @@ class SegmentSet:
         try:
             return self._segment_locked(entry.segment).holds(entry, data)
         except OSError as error:
-            _log.warning("segment %08x: %s", entry.segment, error)
+            log_of(__name__).warning("segment %08x: %s", entry.segment, error)
             return False
 
     def _bytes_at_locked(self, entry: Entry) -> bytes | None:
@@ -489,7 +485,7 @@ class SegmentSet:
         try:
             return self._segment_locked(entry.segment).read(entry)
         except OSError as error:
-            _log.warning("segment %08x: %s", entry.segment, error)
+            log_of(__name__).warning("segment %08x: %s", entry.segment, error)
             return None
 
     def allocated(self, number: int) -> int:
