@@ -21,11 +21,13 @@ from nexus.contracts.errors import (
     ClosedError,
     ContentNotFoundError,
     CorruptionError,
+    InvalidArgumentError,
     NexusError,
     NoSpaceError,
     StorageError,
     StorageFailedError,
 )
+from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import ContentStoreABC, Extent
 from nexus.lib.block_seals import BLOCK_BYTES, block_seals
 from nexus.lib.chunking import Chunk, ChunkingParameters
@@ -740,6 +742,94 @@ def test_a_read_across_chunks_gives_their_bytes_and_tells_damage(
     Place(tmp_path / "large").flip_in(large.get(chunk), 9)
     with pytest.raises(CorruptionError, match=chunk):
         store.read_content(etag, 0, len(data))
+
+
+# Writing again what is stored
+
+
+def large_store(objects: SegmentObjects) -> CasStore:
+    return CasStore(objects, name="cas", volume_id="volume", clock_ns=itertools.count(1).__next__)
+
+
+def test_an_object_is_held_only_with_the_bytes_and_the_seals_that_it_has(
+    large: SegmentObjects, tmp_path: Path
+):
+    object_id, seals = object_id_of(LARGE), block_seals(LARGE)
+    assert large.holds(object_id, LARGE, seals)
+    assert large.holds(object_id, memoryview(LARGE), seals)
+    assert not large.holds(object_id, LARGE[:-1] + b"x", seals)
+    assert not large.holds(object_id, LARGE[:-1], seals)
+    assert not large.holds(object_id_of(b"another"), LARGE, seals)
+    large.set_aside(object_id, 1)
+    assert not large.holds(object_id, LARGE, seals)
+    large.bring_back(object_id)
+    Place(tmp_path / "large").flip_in(LARGE, -1)  # the seal in the record's header
+    assert not large.holds(object_id, LARGE, seals)
+
+
+def test_a_blob_that_was_written_lately_is_not_hashed_again(
+    large: SegmentObjects, monkeypatch: pytest.MonkeyPatch
+):
+    store = large_store(large)
+    first = store.write_content(LARGE)
+
+    def unexpected(data: Buffer) -> str:
+        raise AssertionError("hashed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("nexus.storage.object_store.cas_store.object_id_of", unexpected)
+        assert store.write_content(LARGE) == first
+        assert store.write_content(bytearray(LARGE)) == first
+    assert store.read_content(first.etag) == LARGE
+
+
+def test_a_blob_that_is_written_again_is_pinned_once_more(large: SegmentObjects):
+    store = large_store(large)
+    etag = store.write_content(LARGE).etag
+    store.write_content(LARGE)
+    store.unpin(etag)
+    store.begin_collection()
+    assert not store.quarantine_object(object_id_of(LARGE))
+    store.end_collection()
+    store.unpin(etag)
+    with pytest.raises(InvalidArgumentError):
+        store.unpin(etag)
+
+
+def test_a_blob_that_is_written_again_while_collecting_is_protected(large: SegmentObjects):
+    store = large_store(large)
+    store.unpin(store.write_content(LARGE).etag)
+    store.begin_collection()
+    store.unpin(store.write_content(LARGE).etag)
+    assert not store.quarantine_object(object_id_of(LARGE))
+
+
+@pytest.mark.parametrize("position", [-1, 9, BLOCK_BYTES + 5])
+def test_a_damaged_blob_that_is_written_again_is_healed(
+    large: SegmentObjects, tmp_path: Path, position: int
+):
+    store = large_store(large)
+    content = store.write_content(LARGE)
+    Place(tmp_path / "large").flip_in(LARGE, position)
+    assert store.write_content(LARGE) == content
+    assert large.verify(object_id_of(LARGE)) == len(LARGE)
+    store.unpin(content.etag)
+    store.unpin(content.etag)
+
+
+def test_a_blob_that_was_taken_is_stored_when_it_is_written_again(large: SegmentObjects):
+    store = large_store(large)
+    etag = store.write_content(LARGE).etag
+    store.unpin(etag)
+    for taken in (
+        lambda: store.quarantine_object(object_id_of(LARGE)),
+        lambda: store.quarantine_object(object_id_of(LARGE)) and store.purge_quarantine(1 << 62),
+    ):
+        store.begin_collection()
+        assert taken()
+        store.end_collection()
+        store.unpin(store.write_content(LARGE).etag)
+        assert store.read_content(etag) == LARGE
 
 
 # Setting aside and compaction

@@ -34,7 +34,7 @@ from nexus.contracts.object_store import (
     ObjectStoreCapabilities,
     StoredObject,
 )
-from nexus.lib.block_seals import BLOCK_BYTES
+from nexus.lib.block_seals import BLOCK_BYTES, block_seals
 from nexus.lib.chunking import (
     DEFAULT_CHUNKING,
     Chunk,
@@ -65,6 +65,9 @@ CACHE_BYTES = 8 << 20
 
 UNCACHED_BYTES = 64 << 10
 """Smaller objects are read again: that costs about what keeping them would."""
+
+WRITTEN_BYTES = 128 << 10
+"""Budget of the seals and ids of blobs that were written lately: several hundred."""
 
 _RUNS_AHEAD = 3
 """How many runs of chunks wait to be stored at most; bounds the memory of a large write."""
@@ -107,6 +110,8 @@ class CasStore(ContentStoreABC):
         self._guard = CollectionGuard()
         self._chunks: VerifiedCache[bytes] = VerifiedCache(CACHE_BYTES)
         self._manifests: VerifiedCache[Manifest] = VerifiedCache(CACHE_BYTES)
+        # The object with these block seals, perhaps: written again it is compared, not hashed.
+        self._written: VerifiedCache[str] = VerifiedCache(WRITTEN_BYTES)
 
     @property
     def streams(self) -> StreamStore | None:
@@ -133,14 +138,38 @@ class CasStore(ContentStoreABC):
         return self._write_pieces(data)
 
     def _write_blob(self, data: Buffer) -> Content:
+        if len(data) <= BLOCK_BYTES:
+            return self._write_hashed(data, None)
+        seals = block_seals(data)
+        lately = self._written.get(seals.hex())
+        if lately is not None and self._holds_pinned(lately, data, seals):
+            return Content(blob_id(lately), len(data))
+        return self._write_hashed(data, seals)
+
+    def _holds_pinned(self, object_id: str, data: Buffer, seals: bytes) -> bool:
+        """Return whether an object is there and has just these bytes; it is pinned then."""
+        etag = blob_id(object_id)
+        self._guard.pin(etag, object_id)
+        held = False
+        try:
+            held = self._objects.holds(object_id, data, seals)
+        finally:
+            if not held:
+                self._guard.unpin(etag)
+        return held
+
+    def _write_hashed(self, data: Buffer, seals: bytes | None) -> Content:
         object_id = object_id_of(data)
         etag = blob_id(object_id)
         self._guard.pin(etag, object_id)
         try:
-            self._put(object_id, data)
+            if data:  # empty content needs no object
+                self._objects.put(object_id, data, seals)
         except BaseException:
             self._guard.unpin(etag)
             raise
+        if seals is not None:
+            self._written.put(seals.hex(), object_id, len(seals) + len(object_id))
         return Content(etag, len(data))
 
     def _write_pieces(self, pieces: Iterable[Buffer]) -> Content:
@@ -186,16 +215,11 @@ class CasStore(ContentStoreABC):
         manifest = builder.finish()
         object_id = object_id_of(manifest.encoded)
         self._guard.hold(flight, object_id)
-        self._put(object_id, manifest.encoded)
+        self._objects.put(object_id, manifest.encoded)
         self._manifests.put(object_id, manifest, len(manifest.encoded))
         etag = manifest_id(object_id)
         self._guard.pin(etag, object_id, manifest)
         return Content(etag, manifest.size)
-
-    def _put(self, object_id: str, data: Buffer) -> None:
-        """Store an object unless it is there, intact. The caller has marked it."""
-        if data:  # empty content needs no object
-            self._objects.put(object_id, data)
 
     def write_many(self, contents: Sequence[Buffer]) -> list[Content]:
         """Store several contents and pin each; small ones in one go."""

@@ -56,6 +56,13 @@ class ObjectDatabase(ABC):
         objects = [(chunk.object_id, chunk.joined()) for chunk in chunks]
         self.put_many(objects, {chunk.object_id: chunk.seals for chunk in chunks})
 
+    def holds(self, object_id: str, data: Buffer, seals: bytes) -> bool:
+        """Return whether storing these bytes, with these block seals, would change nothing.
+
+        False where comparing them with what is there is not worth it.
+        """
+        return False
+
     @abstractmethod
     def get(self, object_id: str, *, size: int | None = None, seals: bytes | None = None) -> bytes:
         """Return the object's verified bytes.

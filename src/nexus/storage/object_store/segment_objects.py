@@ -234,6 +234,13 @@ class SegmentObjects(ObjectDatabase):
         if others:
             super().put_chunks(others)
 
+    def holds(self, object_id: str, data: Buffer, seals: bytes) -> bool:
+        with self._segments.locked("store", self._segments.root):
+            entry = self._segments.entry_locked(bytes.fromhex(object_id))
+            if entry is None or entry.aside:
+                return False
+            return self._segments.holds_locked(entry, data, seals)
+
     def _may_be_loose_locked(self) -> bool:
         if self._any_loose is None:
             self._any_loose = not self._loose.is_empty()

@@ -472,10 +472,10 @@ class SegmentSet:
             reason = f"object {object_id} was in segment {entry.segment:08x}, which is gone"
             raise ContentNotFoundError("fetch", object_id, reason) from error
 
-    def holds_locked(self, entry: Entry, data: Buffer) -> bool:
+    def holds_locked(self, entry: Entry, data: Buffer, seals: bytes | None = None) -> bool:
         """Return whether an object is stored, whole; one that cannot be read is not."""
         try:
-            return self._segment_locked(entry.segment).holds(entry, data)
+            return self._segment_locked(entry.segment).holds(entry, data, seals)
         except OSError as error:
             log_of(__name__).warning("segment %08x: %s", entry.segment, error)
             return False
