@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from nexus.lib.holders import Holders
 from nexus.lib.semaphore import VFSSemaphore
-from nexus.testing.semaphore import SemaphoreSuite
+from nexus.testing.semaphore import ManualClock, SemaphoreSuite, start_waiting
 
 
 class TestPythonSemaphore(SemaphoreSuite):
@@ -37,6 +38,37 @@ class TestRustSemaphore(SemaphoreSuite):
                     assert getattr(table, method)(*arguments) == answer
                     for name in "st":
                         assert table.of(name, now_ns) == naive.of(name, now_ns)
+
+
+def test_a_hold_has_the_id_that_who_asks_has_named_also_one_that_waited():
+    semaphore = VFSSemaphore(ManualClock())
+    assert semaphore.acquire("s", holder_id="first") == "first"
+    assert semaphore.acquire("s", holder_id="refused") is None
+    with ThreadPoolExecutor(1) as pool:
+        second = start_waiting(
+            pool,
+            lambda: waiting_for(semaphore, "s"),
+            lambda: semaphore.acquire("s", timeout_ms=60_000, holder_id="second"),
+        )
+        assert semaphore.release("s", "first")
+        assert second.result() == "second"
+    assert semaphore.ends_at_ns("s", "first") is None
+    assert semaphore.release("s", "second")
+
+
+def test_a_hold_ends_when_it_was_granted_to_and_has_no_end_afterwards():
+    clock = ManualClock()
+    semaphore = VFSSemaphore(clock)
+    holder = semaphore.acquire("s", ttl_ms=1000)
+    assert holder
+    assert semaphore.ends_at_ns("s", holder) == clock.now_ns + 10**9
+    clock.advance(1)
+    assert semaphore.ends_at_ns("s", holder) is None
+
+
+def waiting_for(semaphore: VFSSemaphore, name: str) -> int:
+    info = semaphore.info(name)
+    return info.waiting if info else 0
 
 
 class NaiveHolders:
