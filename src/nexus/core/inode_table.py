@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -67,7 +67,7 @@ class Inode(msgspec.Struct, eq=False, gc=False):
         return self.record.revision
 
 
-class Version(NamedTuple):
+class Version(msgspec.Struct, frozen=True, gc=False):
     """A version record: the metadata as of a revision, or None where the path was removed."""
 
     path: str
@@ -474,7 +474,7 @@ def commit_records(store: SealedStore, after: int) -> Iterator[Sealed]:
     yield from store.iterate(CHAIN, CHAIN + revision_key(after))
 
 
-class ParsedKey(NamedTuple):
+class ParsedKey(msgspec.Struct, frozen=True, gc=False):
     """What a stored key stands for. ``keyspace`` is its first byte as a letter."""
 
     keyspace: str

@@ -5,19 +5,14 @@ Layer: storage. Pure functions; they hold no state and do no I/O.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TypeAlias
 
 from nexus.contracts.errors import ConflictError
 from nexus.contracts.metastore import Condition
 
-
-class KeyRange(NamedTuple):
-    """The keys from ``lower`` (itself included or not) up to and without ``upper``."""
-
-    lower: bytes
-    includes_lower: bool
-    upper: bytes | None
-    """None: no upper bound."""
+KeyRange: TypeAlias = tuple[bytes, bool, bytes | None]
+"""A lower bound, whether itself is included, and an upper bound, which is not; None: there is none.
+"""
 
 
 def prefix_end(prefix: bytes) -> bytes | None:
@@ -34,8 +29,8 @@ def scan_range(prefix: bytes, after: bytes, before: bytes | None) -> KeyRange:
     if before is not None and (upper is None or before < upper):
         upper = before
     if after < prefix:
-        return KeyRange(prefix, True, upper)
-    return KeyRange(after, False, upper)
+        return prefix, True, upper
+    return after, False, upper
 
 
 def conflict_error(condition: Condition, found: int) -> ConflictError:
