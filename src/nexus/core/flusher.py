@@ -6,7 +6,6 @@ bounds it. Unix counterpart: the kernel's writeback threads (vm.dirty_writeback_
 
 from __future__ import annotations
 
-import _thread
 import threading
 from collections.abc import Callable
 
@@ -23,22 +22,15 @@ class Flusher:
         self._sync = sync
         self._interval_s = interval_s
         self._stopped = threading.Event()
-        self._ended = threading.Event()
-        # Not by Thread.start(), which returns once the thread runs: connect() would wait for that.
-        _thread.start_new_thread(self._run, ())
+        self._thread = threading.Thread(target=self._run, name="nexus-flusher", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Return once the thread has ended."""
         self._stopped.set()
-        self._ended.wait()
+        self._thread.join()
 
     def _run(self) -> None:
-        try:
-            self._flush()
-        finally:
-            self._ended.set()
-
-    def _flush(self) -> None:
         while not self._stopped.wait(self._interval_s):
             try:
                 self._sync()
