@@ -63,7 +63,7 @@ impl Part<'_> {
         }
         let (first, last) = (self.start / BLOCK_BYTES, (stop - 1) / BLOCK_BYTES);
         // How much of the target lies in a first and in a last block that are not wanted whole.
-        let first_is_whole = self.start % BLOCK_BYTES == 0 && stop >= self.end_of(first);
+        let first_is_whole = self.start.is_multiple_of(BLOCK_BYTES) && stop >= self.end_of(first);
         let head = if first_is_whole {
             0
         } else {

@@ -86,11 +86,11 @@ def any_part(source: random.Random, stored: Object) -> Wanted:
     if trouble == 0:
         return stored.part(start, left + 1)
     if trouble == 1:
-        return stored.part(start, count)[:5] + (stored.seals[:-SEAL_BYTES],)
+        return (*stored.part(start, count)[:5], stored.seals[:-SEAL_BYTES])
     if trouble == 2:
         other = bytearray(stored.seals)
         other[source.randrange(len(other))] ^= 1
-        return stored.part(start, count)[:5] + (bytes(other),)
+        return (*stored.part(start, count)[:5], bytes(other))
     if trouble == 3:
         return (stored.fd, OFFSET + size, *stored.part(start, count)[2:])
     return stored.part(start, count)

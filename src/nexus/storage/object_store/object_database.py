@@ -23,7 +23,6 @@ from nexus.contracts.metadata import Buffer
 from nexus.contracts.object_store import Extent, Leftovers, StoredObject
 from nexus.lib.chunking import Chunk
 
-
 ObjectPart = tuple[str, int, int, bytes]
 """An object's id, the first byte that is wanted, how many are, and the seals of all its blocks."""
 

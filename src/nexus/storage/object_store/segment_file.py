@@ -143,7 +143,8 @@ class SegmentFile:
         if not _is_whole(header) or stored != bytes(data):
             return False
         check, seal = _SEALS.unpack_from(header, _FIELDS.size)
-        return _seal(stored, check, seals) == seal
+        sealed: bool = _seal(stored, check, seals) == seal
+        return sealed
 
     def read_unsealed(self, entry: Entry) -> bytes:
         """Return the bytes where the object should be, whatever they are."""
