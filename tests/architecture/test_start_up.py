@@ -12,12 +12,13 @@ import pytest
 from nexus.lib import native
 from nexus.sdk import connect
 
+# msgspec loads typing_extensions where it is installed, and with it inspect, ast, dis and tokenize.
 FOREIGN = {
-    *("ast", "asyncio", "bisect", "concurrent.futures", "copy", "ctypes", "dataclasses", "difflib"),
-    *("dis", "hashlib", "heapq", "importlib.metadata", "inspect", "json", "logging", "mimetypes"),
+    *("asyncio", "bisect", "concurrent.futures", "copy", "ctypes", "dataclasses", "difflib"),
+    *("hashlib", "heapq", "importlib.metadata", "json", "logging", "mimetypes"),
     *("multiprocessing", "pathlib", "pkgutil", "queue", "random", "selectors", "shutil", "socket"),
-    *("string", "subprocess", "tempfile", "tokenize", "tomllib", "traceback", "urllib"),
-    *("platformdirs", "pyfastcdc", "sortedcontainers", "typing_extensions"),
+    *("string", "subprocess", "tempfile", "tomllib", "traceback", "urllib"),
+    *("platformdirs", "pyfastcdc", "sortedcontainers"),
 }
 OURS = {
     *("cli", "services", "testing", "contracts.vfs_hooks", "contracts.stream_backend"),
