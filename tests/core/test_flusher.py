@@ -53,6 +53,7 @@ def test_it_ends_once_the_filesystem_is_closed() -> None:
         raise ClosedError("sync", None, "the filesystem is closed")
 
     flusher = Flusher(sync, interval_s=0.0)
-    assert flusher._ended.wait(PATIENT_S)
+    flusher._thread.join(PATIENT_S)
+    assert not flusher._thread.is_alive()
     flusher.stop()
     assert syncs == ["sync"]
