@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gc
-import linecache
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -22,7 +20,7 @@ from nexus.core.sealed_store import SealedStore
 from nexus.core.vfs_lock import VFSLockManager
 from nexus.factory.boot import Settings, boot
 from nexus.sdk import fsck
-from nexus.testing.interrupts import interruptible
+from nexus.testing.interrupts import interrupted_at, interruptible
 
 CORE = str(Path(nexus.core.__file__).parent)
 SOURCE = str(Path(CORE).parent)
@@ -35,45 +33,6 @@ def nx() -> Iterator[NexusFS]:
         yield filesystem
 
 
-def sees_no_signal(frame: FrameType) -> bool:
-    """Whether a tracer is told of the line where the interpreter looks at no signal.
-
-    That of a with statement it sees again on the way out, just before the block is left; that of a
-    try statement is no step at all.
-    """
-    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
-    return line.startswith(("with ", "try:"))
-
-
-def interrupted_at(step: int, call: Callable[[], object], within: str = CORE) -> bool:
-    """Run a call, raising at its ``step``-th line within the kernel; False where it has fewer."""
-    left = step
-
-    def each_line(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal left
-        if event == "line" and not sees_no_signal(frame):
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-        return each_line
-
-    def each_frame(frame: FrameType, _event: str, _: Any) -> Any:
-        code = frame.f_code
-        # What is raised while an object is given back reaches nobody.
-        watched = code.co_filename.startswith(within) and code.co_name != "__del__"
-        return each_line if left > 0 and watched else None
-
-    before = sys.gettrace()
-    sys.settrace(each_frame)
-    try:
-        call()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-    return left <= 0
-
-
 def fenced_write(nx: NexusFS) -> None:
     lock = nx.sys_lock("/d/f", "shared")
     assert lock is not None
@@ -82,6 +41,7 @@ def fenced_write(nx: NexusFS) -> None:
 
 CALLS: dict[str, Callable[[NexusFS, int], object]] = {
     "write": lambda nx, n: nx.write("/d/f", b"%d" % n),
+    "new": lambda nx, n: nx.write(f"/d/new-{n}", b"x"),
     "create": lambda nx, n: nx.write(f"/new-{n}/a/f", b"x"),
     "append": lambda nx, n: nx.append("/d/f", b"more"),
     "write at": lambda nx, n: nx.sys_write("/d/f", b"x", offset=1),
@@ -107,7 +67,7 @@ def test_a_call_interrupted_at_any_line_leaves_old_or_new_and_holds_nothing(
     nx: NexusFS, name: str
 ) -> None:
     for step in count(1):
-        if not interrupted_at(step, lambda step=step: CALLS[name](nx, step)):  # type: ignore[misc]
+        if not interrupted_at(step, lambda step=step: CALLS[name](nx, step), CORE):  # type: ignore[misc]
             break
         assert nx.locks.held() == {}, step
         nx.write("/d/f", b"the next call goes on")
@@ -157,7 +117,7 @@ def test_a_lock_interrupted_at_any_line_leaves_the_one_beside_it_and_exact_count
             with TAKEN[name](locks):
                 pass
 
-        if not interrupted_at(step, taken):
+        if not interrupted_at(step, taken, CORE):
             break
         assert locks.held() == ({} if beside is None else {beside: "read"}), step
         if first is not None:
@@ -174,7 +134,7 @@ def test_a_dropped_lock_whose_taking_back_is_interrupted_is_taken_back_by_the_ne
         first, dropped = locks.read("/z/b"), locks.write("/z/a")
         with locks._mutex:  # so that it is left to the next call
             del dropped
-        if not interrupted_at(step, lambda locks=locks: locks.read("/z/c").release()):  # type: ignore[misc]
+        if not interrupted_at(step, lambda locks=locks: locks.read("/z/c").release(), CORE):  # type: ignore[misc]
             break
         locks.write("/z/a").release()
         first.release()
@@ -191,7 +151,7 @@ def test_a_lock_whose_dropping_is_interrupted_is_taken_back_by_the_next_call(
         locks = VFSLockManager(0)
         first = None if beside is None else locks.read(beside)
         dropped = [locks.write("/z/a/b")]
-        if not interrupted_at(step, dropped.clear):
+        if not interrupted_at(step, dropped.clear, CORE):
             break
         assert not locks._mutex.locked(), step
         locks.write("/z/a/b").release()

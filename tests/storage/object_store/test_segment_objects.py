@@ -2,20 +2,16 @@
 
 import errno
 import itertools
-import linecache
 import logging
 import os
 import random
 import resource
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -53,6 +49,7 @@ from nexus.storage.object_store.segment_file import (
 from nexus.storage.object_store.segment_objects import SegmentObjects
 from nexus.testing.content_store import ContentStoreSuite
 from nexus.testing.faults import FaultyDisk, KilledError, KillingDisk
+from nexus.testing.interrupts import interrupted_at
 
 BOOT = 7
 SEGMENT_BYTES = 4096
@@ -651,36 +648,6 @@ def test_a_file_that_may_not_grow_stores_nothing_and_the_next_append_succeeds(pl
 OBJECT_STORE = str(Path(segment_file.__file__).parent)
 
 
-def interrupted_at(step: int, call: Callable[[], object]) -> bool:
-    """Run a call, raising at its ``step``-th line within the drivers; False where it has fewer."""
-    left = step
-
-    def each_line(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal left
-        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
-        # A tracer sees two lines where the interpreter looks at no signal: that of a with once
-        # more on the way out of its block, and that of a try.
-        if event == "line" and not line.startswith(("with ", "try:")):
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-        return each_line
-
-    def each_frame(frame: FrameType, _event: str, _: Any) -> Any:
-        watched = frame.f_code.co_filename.startswith(OBJECT_STORE)
-        return each_line if left > 0 and watched else None
-
-    before = sys.gettrace()
-    sys.settrace(each_frame)
-    try:
-        call()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-    return left <= 0
-
-
 @pytest.mark.parametrize("amount", [1, 3])
 def test_a_put_that_is_interrupted_at_any_line_costs_no_object_its_record(
     place: Place, amount: int
@@ -688,7 +655,7 @@ def test_a_put_that_is_interrupted_at_any_line_costs_no_object_its_record(
     objects = place.open(segment_bytes=1 << 20)
     stored = fill(objects, 1)
     for step in itertools.count(1):
-        if not interrupted_at(step, lambda n=10 * step: fill(objects, amount, n)):  # type: ignore[misc]
+        if not interrupted_at(step, partial(fill, objects, amount, 10 * step), OBJECT_STORE):
             break
         stored |= fill(objects, 1, first=10 * step + 5)
         assert_holds(objects, stored)
