@@ -123,6 +123,7 @@ SEEDS: dict[str, Callable[[], Iterable[bytes]]] = {
     "rust_commit_log": commit_log,
     "rust_metadata_decode": metadata,
     "rust_msgpack": lambda: [msgspec.msgpack.encode(value) for value in (1.5, -7, "a", True)],
+    "rust_object_index": index_pages,
     "rust_paths": lambda: [b"/a/b.c", b"/.", b"/..", "/ä\u0080".encode()],
     "rust_segment_record": segment_records,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from xxhash import xxh3_64_intdigest
@@ -25,7 +25,7 @@ from nexus.lib.disk import Disk
 from nexus.lib.manifest import VERSION, Manifest, ManifestBuilder, ManifestError
 from nexus.lib.native import chosen
 from nexus.storage.metastore.memory import MemoryMetastore
-from nexus.storage.object_store.entry import IndexLostError
+from nexus.storage.object_store.entry import Entry, IndexLostError
 from nexus.storage.object_store.object_index import PAGE_BYTES, ObjectIndex
 from nexus.storage.object_store.segment_file import (
     RECORD_HEADER_BYTES,
@@ -124,8 +124,17 @@ def _check_log(data: bytes) -> None:
 
 
 def object_index(data: bytes) -> None:
-    """Opening an index of sealed pages that hold anything, and looking into all of it."""
+    """An index of sealed pages that hold anything: both twins see the same in all of it."""
     path = f"{_FOLDER.name}/index"
+    _write_index(path, data)
+    seen = _seen(lambda: ObjectIndex(path, disk=Disk(), boot=BOOT), data)
+    native = chosen().module
+    if native is not None:
+        _write_index(path, data)
+        assert _seen(lambda: native.ObjectIndex(path, BOOT), data) == seen
+
+
+def _write_index(path: str, data: bytes) -> None:
     pages = [
         data[at : at + _PAGE_PIECE_BYTES]
         for at in range(0, min(len(data), _MOST_PAGES * _PAGE_PIECE_BYTES), _PAGE_PIECE_BYTES)
@@ -140,12 +149,16 @@ def object_index(data: bytes) -> None:
         seed = int.from_bytes(data[8:16].ljust(8, b"\0"), "little")
         checksum = xxh3_64_intdigest(stored, seed ^ max(1, len(pages)))
         file.write(checksum.to_bytes(8, "little") + stored)
+
+
+def _seen(open_index: Callable[[], ObjectIndex], data: bytes) -> list[object] | str:
+    """Return all that an index says, or why it is none."""
     try:
-        index = ObjectIndex(path, disk=Disk(), boot=BOOT)
-    except IndexLostError:
-        return
+        index = open_index()
+    except IndexLostError as error:
+        return str(error)
     try:
-        _look_into(index, data[:32].ljust(32, b"\0"))
+        return [index.end, index.covered, *_look_into(index, data[:32].ljust(32, b"\0"))]
     finally:
         index.close(None)
 
@@ -156,25 +169,27 @@ def _mended_header(piece: bytes) -> bytes:
     return (fields + xxh3_64_intdigest(fields).to_bytes(8, "little")).ljust(PAGE_BYTES, b"\0")
 
 
-def _look_into(index: ObjectIndex, object_id: bytes) -> None:
-    index.damaged_pages()
+def _look_into(index: ObjectIndex, object_id: bytes) -> Iterator[object]:
+    yield index.damaged_pages()
     for number in range(1, index.page_count):
         try:
             entries = index.entries_in(number)
-        except CorruptionError:
+        except CorruptionError as error:
+            yield error.reason
             continue
-        for entry in entries:
-            _found(index, entry.object_id)
-    _found(index, object_id)
+        yield from entries
+        yield from [_found(index, entry.object_id) for entry in entries]
+    yield _found(index, object_id)
 
 
-def _found(index: ObjectIndex, object_id: bytes) -> None:
+def _found(index: ObjectIndex, object_id: bytes) -> Entry | str | None:
     try:
         entry = index.get(object_id)
-    except CorruptionError:
-        return
+    except CorruptionError as error:
+        return error.reason
     assert entry is None or entry.object_id == object_id
     assert index.peek(object_id) == entry
+    return entry
 
 
 def metadata_record(data: bytes) -> None:
