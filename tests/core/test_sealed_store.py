@@ -87,6 +87,7 @@ def test_commits_that_wait_share_one_batch_and_its_sync():
     answers = commit_while_one_is_under_way(driver, store, keys, durable=[b"c"])
     assert answers == {b"a": 1, b"b": 2, b"c": 3, b"d": 4}
     assert [durable for _, _, durable in driver.commits] == [False, True]
+    assert [len({batch.puts[-1][0] for batch, _, _ in driver.commits})] == [1]  # the head's
     assert store.head().records == 4
 
 

@@ -39,6 +39,21 @@ def test_decoding_gives_back_what_was_encoded(sizes: list[int]) -> None:
     assert list(decoded.object_ids()) == [object_id_of(b"%d" % n) for n in range(len(sizes))]
 
 
+@given(SIZES, st.data())
+def test_the_parts_of_a_range_are_what_its_chunks_have_of_it(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    manifest = build(sizes)
+    start = data.draw(st.integers(0, manifest.size))
+    end = data.draw(st.integers(start, manifest.size))
+    expected = []
+    for chunk in manifest.covering(start, end):
+        first = max(start, chunk.start) - chunk.start
+        count = min(end, chunk.start + chunk.size) - chunk.start - first
+        expected.append((chunk.object_id, first, count, chunk.seals))
+    assert manifest.parts(start, end) == expected
+
+
 def test_the_layout_is_the_documented_one() -> None:
     encoded = build([5, 65_537]).encoded
     assert encoded[:20] == b"NXCM" + bytes([3, 0, 0, 0, 6, 0, 1, 0, 0, 0, 0, 0, 2, 0, 0, 0])

@@ -434,6 +434,7 @@ class SealedStore:
             for record in mutation.deletes:
                 deletes[record.key] = None
                 puts.pop(record.key, None)
+            puts.pop(_HEAD_KEY, None)  # so that the newest comes last
             for key, value in rows:
                 deletes.pop(key, None)
                 puts[key] = value

@@ -7,7 +7,7 @@ counterpart: the block checksums of ZFS and Btrfs.
 
 from __future__ import annotations
 
-from xxhash import xxh3_64, xxh3_64_digest
+from xxhash import xxh3_64_digest
 
 from nexus.contracts.metadata import Buffer
 
@@ -30,24 +30,3 @@ def block_count(size: int) -> int:
 def blocks_around(start: int, stop: int, size: int) -> tuple[int, int]:
     """Return from where up to where the blocks reach that hold ``start`` up to ``stop``."""
     return start - start % BLOCK_BYTES, min(size, block_count(stop) * BLOCK_BYTES)
-
-
-def seals_between(before: Buffer, middle: memoryview, after: Buffer) -> bytes:
-    """Return the seals of three buffers that follow one another, from a block's start on.
-
-    ``before`` and ``after`` are what of the first and the last block lies outside of ``middle``.
-    """
-    seals: list[bytes] = []
-    at = -len(before)
-    while at < len(middle):
-        stop = at + BLOCK_BYTES
-        if at >= 0 and (stop <= len(middle) or not after):
-            seals.append(xxh3_64_digest(middle[at:stop]))
-        else:
-            block = xxh3_64(before if at < 0 else b"")
-            block.update(middle[max(0, at) : stop])
-            if stop > len(middle):
-                block.update(after)
-            seals.append(block.digest())
-        at = stop
-    return b"".join(seals)

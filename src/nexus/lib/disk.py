@@ -61,13 +61,6 @@ class Disk:
             got += len(piece)
         return b"".join(pieces)
 
-    def pread_parts(self, fd: int, parts: Sequence[bytearray | memoryview], offset: int) -> int:
-        """Fill buffers one after the other from ``offset`` on; return how many bytes came.
-
-        They may be fewer than there are, even none: whoever needs them asks :meth:`pread`.
-        """
-        return os.preadv(fd, parts, offset) if hasattr(os, "preadv") else 0
-
     def write_all(self, fd: int, data: Buffer) -> None:
         """Write every byte at the file's position. Errors: OSError, with a prefix written."""
         written = os.write(fd, data)

@@ -145,14 +145,18 @@ class Manifest:
         For each the object's id, the first byte that is wanted, how many are, and its seals.
         """
         found: list[tuple[str, int, int, bytes]] = []
-        ends = self._ends
+        ends, seal_ends, encoded = self._ends, self._seal_ends, self.encoded
+        seals_at = _HEADER.size + len(ends) * _ENTRY.size
         index = bisect_right(ends, start)
+        seal_start = seal_ends[index - 1] if index else 0
         while start < end:
-            digest, size = _ENTRY.unpack_from(self.encoded, _HEADER.size + index * _ENTRY.size)
-            first = start - ends[index] + size
-            count = min(ends[index], end) - start
-            found.append((digest.hex(), first, count, self._seals(index, index + 1)))
+            digest, size = _ENTRY.unpack_from(encoded, _HEADER.size + index * _ENTRY.size)
+            chunk_end, seal_end = ends[index], seal_ends[index]
+            seals = encoded[seals_at + seal_start : seals_at + seal_end]
+            count = min(chunk_end, end) - start
+            found.append((digest.hex(), start - chunk_end + size, count, seals))
             start += count
+            seal_start = seal_end
             index += 1
         return found
 

@@ -121,10 +121,6 @@ class FaultyDisk(Disk):
         self._enter("pread")
         return super().pread(fd, count, offset)
 
-    def pread_parts(self, fd: int, parts: Sequence[bytearray | memoryview], offset: int) -> int:
-        self._enter("pread")
-        return super().pread_parts(fd, parts, offset)
-
     def write_all(self, fd: int, data: Buffer) -> None:
         fault = self._due("write_all")
         if fault is None:

@@ -2,15 +2,20 @@
 
 import errno
 import itertools
+import linecache
 import logging
 import os
 import random
+import resource
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -610,6 +615,87 @@ def test_a_disk_without_room_for_zeros_may_have_room_for_the_record(place: Place
 
     objects = place.open(disk=NarrowDisk(), zeros_ahead=True, segment_bytes=4 << 20)
     assert_holds(objects, fill(objects, 20))
+
+
+def test_storing_what_is_there_leaves_nothing_to_sync_and_a_clean_end(place: Place):
+    objects = place.open()
+    stored = fill(objects, 3)
+    objects.sync()
+    assert fill(objects, 3) == stored
+    objects.close()
+    objects = place.open(boot=BOOT + 1)
+    assert objects._segments.index.end is not None
+    assert_holds(objects, stored | fill(objects, 1, first=9))
+    assert len(place.segment_files()) == 1
+
+
+def test_a_file_that_may_not_grow_stores_nothing_and_the_next_append_succeeds(place: Place):
+    objects = place.open(segment_bytes=1 << 20)
+    stored = fill(objects, 60)
+    (segment,) = place.segment_files()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in (0, 1, 100, 700):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (segment.stat().st_size + room, limits[1]))
+        try:
+            with pytest.raises(StorageError, match="File too large"):
+                fill(objects, 3, first=100)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not any(objects.contains(object_id_of(sample(number))) for number in (100, 102))
+        stored |= fill(objects, 1, first=200 + room)
+    assert_holds(objects, stored)
+    assert_holds(place.open(), stored)
+    assert_holds(place.open(boot=BOOT + 1), stored)
+
+
+OBJECT_STORE = str(Path(segment_file.__file__).parent)
+
+
+def interrupted_at(step: int, call: Callable[[], object]) -> bool:
+    """Run a call, raising at its ``step``-th line within the drivers; False where it has fewer."""
+    left = step
+
+    def each_line(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
+        # A tracer sees two lines where the interpreter looks at no signal: that of a with once
+        # more on the way out of its block, and that of a try.
+        if event == "line" and not line.startswith(("with ", "try:")):
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return each_line
+
+    def each_frame(frame: FrameType, _event: str, _: Any) -> Any:
+        watched = frame.f_code.co_filename.startswith(OBJECT_STORE)
+        return each_line if left > 0 and watched else None
+
+    before = sys.gettrace()
+    sys.settrace(each_frame)
+    try:
+        call()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return left <= 0
+
+
+@pytest.mark.parametrize("amount", [1, 3])
+def test_a_put_that_is_interrupted_at_any_line_costs_no_object_its_record(
+    place: Place, amount: int
+):
+    objects = place.open(segment_bytes=1 << 20)
+    stored = fill(objects, 1)
+    for step in itertools.count(1):
+        if not interrupted_at(step, lambda n=10 * step: fill(objects, amount, n)):  # type: ignore[misc]
+            break
+        stored |= fill(objects, 1, first=10 * step + 5)
+        assert_holds(objects, stored)
+        listed = [found.object_id for found in objects.objects()]
+        assert all(objects.get(object_id) for object_id in listed)
+    assert step > 20
+    assert_holds(place.open(boot=BOOT + 1), stored)
 
 
 # Reading parts

@@ -24,7 +24,6 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from io import BytesIO
 from typing import NamedTuple
 from weakref import ref
 
@@ -39,7 +38,6 @@ from nexus.lib.block_seals import (
     block_count,
     block_seals,
     blocks_around,
-    seals_between,
 )
 from nexus.lib.disk import Disk
 from nexus.lib.native import chosen
@@ -179,39 +177,35 @@ class SegmentExtent:
 
 
 def read_sealed(disk: Disk, count: int, wanted: Sequence[Wanted]) -> bytes | None:
-    """Return parts of objects, one after the other, read to where they are handed out.
+    """Return parts of objects, one after the other.
 
     None unless all can be read, are what their block seals say and add up to ``count`` bytes.
     """
-    # It gives its bytes away without a copy once nothing views them any more.
-    whole = BytesIO(bytes(count))
-    at = 0
-    with whole.getbuffer() as view:
-        for part in wanted:
-            length = part[4]
-            with view[at : at + length] as buffer:
-                if len(buffer) != length or not _fill(disk, buffer, part):
-                    return None
-            at += length
-    return whole.getvalue() if at == count else None
+    found: list[bytes | memoryview] = []
+    for part in wanted:
+        data = _read_part(disk, part)
+        if data is None:
+            return None
+        found.append(data)
+    whole = b"".join(found)
+    return whole if len(whole) == count else None
 
 
-def _fill(disk: Disk, buffer: memoryview, wanted: Wanted) -> bool:
+def _read_part(disk: Disk, wanted: Wanted) -> bytes | memoryview | None:
     fd, offset, size, start, count, seals = wanted
     stop = start + count
     if count == 0 or stop > size or len(seals) != block_count(size) * SEAL_BYTES:
-        return False
+        return None
     first, last = blocks_around(start, stop, size)
-    before, after = bytearray(start - first), bytearray(last - stop)
-    parts = [part for part in (before, buffer, after) if part]
     try:
-        if disk.pread_parts(fd, parts, offset + first) != last - first:
-            return False
+        data = disk.pread(fd, last - first, offset + first)
     except OSError:
-        return False  # whoever asks for the objects next is told
+        return None  # whoever asks for the object next is told
     at = first // BLOCK_BYTES * SEAL_BYTES
-    found = seals_between(before, buffer, after)
-    return seals[at : at + len(found)] == found
+    found = block_seals(data)
+    if len(data) != last - first or seals[at : at + len(found)] != found:
+        return None
+    return data if count == len(data) else memoryview(data)[start - first : stop - first]
 
 
 def record_bytes(size: int) -> int:
