@@ -33,7 +33,8 @@ OURS = {
     *("storage.object_store.path_store", "storage.stream"),
 }
 OF_THE_TWINS = {
-    *("sqlite3", "nexus.core.path_trie", "nexus.core.router", "nexus.storage.metastore.sqlite"),
+    *("sqlite3", "nexus.core.path_trie", "nexus.core.router", "nexus.core.vfs_lock"),
+    "nexus.storage.metastore.sqlite",
     *("nexus.storage.object_store.object_index", "nexus.storage.object_store.waiting_entries"),
 }
 """What the Rust kernel stands in for."""

@@ -25,13 +25,13 @@ from nexus.core.inode_table import Transaction
 from nexus.core.mounts import Mount, MountManager
 from nexus.core.primitives import VFSRouter
 from nexus.core.sealed_store import SealedStore
-from nexus.core.vfs_lock import Hold, HoldSet, VFSLockManager
 from nexus.core.volume import Actor, Volume, missing, no_channel
 from nexus.lib.on_first_use import OnFirstUse
 from nexus.lib.paths import is_same_or_below
 
 if TYPE_CHECKING:
     from nexus.core.channels import Channel
+    from nexus.core.vfs_lock import Hold, HoldSet, VFSLockManager
     from nexus.core.waiting_calls import WaitingCalls
 
 T = TypeVar("T")

@@ -48,7 +48,6 @@ from nexus.core.mounts import Mount, MountManager
 from nexus.core.primitives import VFSRouter
 from nexus.core.sealed_store import SealedStore, revision_key, revision_of
 from nexus.core.sys_volume import SERVICES_POINT, SYS_POINT, SysVolume, normalize_listed
-from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.core.vfs_locks import make_vfs_locks
 from nexus.core.volume import Volume, bad_attribute
 from nexus.lib.on_first_use import OnFirstUse
@@ -78,7 +77,7 @@ class NexusFS(NexusFilesystem):
         clock_ns: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
         durable: bool = False,
-        lock_timeout_s: float = DEFAULT_TIMEOUT_S,
+        lock_timeout_s: float | None = None,
     ) -> None:
         self.store = SealedStore(metastore)
         self.router: VFSRouter[Mount] = VFSRouter()

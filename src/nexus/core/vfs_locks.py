@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from nexus.core.primitives import VFSLockManager
-from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.lib.lock_order import Level, check_order, is_checked
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ class CheckedVFSLockManager(VFSLockManager):
         return super().copy_pair(source, target, timeout_s)
 
 
-def make_vfs_locks(timeout_s: float = DEFAULT_TIMEOUT_S) -> VFSLockManager:
-    """Return a lock manager, a checked one where lock order is."""
-    return (CheckedVFSLockManager if is_checked() else VFSLockManager)(timeout_s)
+def make_vfs_locks(timeout_s: float | None = None) -> VFSLockManager:
+    """Return a lock manager, a checked one where lock order is; None: its own default."""
+    manager = CheckedVFSLockManager if is_checked() else VFSLockManager
+    return manager() if timeout_s is None else manager(timeout_s)

@@ -24,7 +24,6 @@ from nexus.contracts.object_store import TransportABC
 from nexus.core import fork_guard
 from nexus.core.flusher import Flusher
 from nexus.core.nexus_fs import NexusFS
-from nexus.core.vfs_lock import DEFAULT_TIMEOUT_S
 from nexus.core.volume import Actor
 from nexus.factory.caches import DEFAULT_CACHE_STORE, check_cache_store, open_cache_store
 from nexus.factory.data_directory import CONTENT, DataDirectory, default_path
@@ -50,7 +49,8 @@ class Settings(msgspec.Struct, frozen=True):
     durability: str = "ordered"
     retention_days: float = 7.0
     grace_s: float = 3600.0
-    lock_timeout_s: float = DEFAULT_TIMEOUT_S
+    lock_timeout_s: float | None = None
+    """None: as long as the lock waits by itself."""
     stream: str = DEFAULT_STREAMS
     user: str | None = None
     profile: str = AUTO
