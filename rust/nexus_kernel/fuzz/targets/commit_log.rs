@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use nexus_kernel::commit_log::{encode, records};
-use crate::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const IDENTITY: u64 = 7;
 const FILE_HEADER: &[u8; 16] = b"nexuslog\0\0\0\0\0\0\0\0"; // the nonce is 0

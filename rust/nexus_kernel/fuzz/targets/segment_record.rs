@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use nexus_kernel::segment_record::{HEADER_BYTES, ObjectId, sealed_bytes};
-use crate::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const ID_AT: usize = 16;
 const CHECK_AT: usize = 48;
