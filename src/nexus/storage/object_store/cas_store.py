@@ -133,7 +133,8 @@ class CasStore(ContentStoreABC):
         if isinstance(data, (bytearray, memoryview)):
             flat = _flat(data)
             if len(flat) <= self._chunking.threshold_bytes:
-                return self._write_blob(flat)
+                # Copied, since its owner may write to it while it is hashed and stored.
+                return self._write_blob(bytes(flat))
             return self._write_chunks(chunk_buffer(flat, self._chunking))
         return self._write_pieces(data)
 
@@ -232,6 +233,7 @@ class CasStore(ContentStoreABC):
                 if len(flat) > threshold:
                     answers.append(self.write_content(flat))
                     continue
+                flat = bytes(flat)  # as in write_content
                 object_id = object_id_of(flat)
                 etag = blob_id(object_id)
                 self._guard.pin(etag, object_id)
